@@ -1,0 +1,3 @@
+"""featcache: extract CLIP features once, then fit adapters on them in seconds."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,54 @@
+"""The exceptions featcache raises for a user's faults, drawn as a tree.
+
+    FeatcacheError
+    └── InputError(ValueError)      what was asked cannot be done as asked
+        ├── UnknownNameError        no such data set, backbone, method, store or text set
+        ├── DataError               a data set, an image or an array is not usable
+        ├── ConfigError             a setting is out of range, unknown or without effect
+        ├── StoreError              a file is not a featcache store, or is damaged
+        └── MissingRowsError        the store is sound but lacks what was asked of it
+
+Every message says what was asked, what was found and what to do. The command line prints the message
+and exits 2; anything that is not a `FeatcacheError` is our own bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FeatcacheError(Exception):
+    """Anything featcache raises on purpose."""
+
+
+class InputError(FeatcacheError, ValueError):
+    """What was asked cannot be done as asked."""
+
+
+class UnknownNameError(InputError):
+    """A name that nothing answers to; the message lists the known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = sorted(known)
+        close = get_close_matches(name, self.known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        listed = ", ".join(self.known) if self.known else "none"
+        super().__init__(f"unknown {kind} {name!r}{hint}; known: {listed}")
+
+
+class DataError(InputError):
+    """A data set, an image or an array is not usable."""
+
+
+class ConfigError(InputError):
+    """A setting is out of range, unknown or without effect."""
+
+
+class StoreError(InputError):
+    """A file is not a featcache store, or is damaged."""
+
+
+class MissingRowsError(InputError):
+    """The store is sound but lacks what was asked of it; the message gives the command that adds it."""

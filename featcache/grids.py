@@ -1,0 +1,50 @@
+"""Grids as they are typed: `0:1:0.1` with both ends, or `0.2,0.4,0.6`."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+from featcache.errors import ConfigError
+
+MAX_VALUES = 10_000
+
+
+def parse(text: str) -> tuple[float, ...]:
+    """The values of a grid, ascending as typed, each the decimal the user wrote; raises ConfigError.
+
+    >>> parse("0:1:0.25")
+    (0.0, 0.25, 0.5, 0.75, 1.0)
+    >>> parse("0.2,0.6")
+    (0.2, 0.6)
+    """
+    values = _span(text) if ":" in text else [_number(item, text) for item in text.split(",") if item.strip()]
+    if not values:
+        raise ConfigError(f"the grid {text!r} is empty; write it as start:stop:step (0:1:0.1) or as a list (0.2,0.6)")
+    if len(set(values)) < len(values):
+        raise ConfigError(f"the grid {text!r} names a value twice")
+    return tuple(float(value) for value in values)
+
+
+def _span(text: str) -> list[Decimal]:
+    ends = text.split(":")
+    if len(ends) != 3:
+        raise ConfigError(f"the grid {text!r} is not start:stop:step, as in 0:1:0.1")
+    start, stop, step = (_number(end, text) for end in ends)
+    if step <= 0:
+        raise ConfigError(f"the grid {text!r} has a step of {step}; a step is above 0")
+    if start > stop:
+        raise ConfigError(f"the grid {text!r} starts at {start}, beyond its stop {stop}; did you mean {stop}:{start}:{step}?")
+    num_values = int((stop - start) / step) + 1
+    if num_values > MAX_VALUES:
+        raise ConfigError(f"the grid {text!r} has {num_values} values; at most {MAX_VALUES} are tried at once")
+    return [start + index * step for index in range(num_values)]
+
+
+def _number(item: str, text: str) -> Decimal:
+    try:
+        value = Decimal(item.strip())
+    except InvalidOperation:
+        raise ConfigError(f"{item.strip()!r} in the grid {text!r} is not a number") from None
+    if not value.is_finite():
+        raise ConfigError(f"{item.strip()!r} in the grid {text!r} is not a finite number")
+    return value

@@ -1,0 +1,105 @@
+"""From a store and a draw to tensors: the only place where stored rows become what methods see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.errors import InputError, MissingRowsError
+from featcache.fewshot import Draw, draw
+from featcache.prompts import classifier
+from featcache.store import Store
+from featcache.task import Frozen, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows to evaluate on: view 0 only."""
+
+    image: Tensor
+    """(N, D) raw embeddings."""
+    label: Tensor
+    """(N,) class indices."""
+
+
+def load_frozen(store: Store, text_set: str, device: torch.device) -> Frozen:
+    """The store's text weights and logit scale; a store without text gives (C, 0) weights."""
+    num_classes = len(store.classes)
+    weights = np.zeros((num_classes, 0), dtype=np.float32)
+    if store.text_sets:
+        weights = classifier(store.text(text_set), num_classes)
+    return Frozen(text=torch.from_numpy(weights).to(device), logit_scale=store.logit_scale)
+
+
+def load_task(store: Store, chosen: Draw, frozen: Frozen) -> Task:
+    """The draw's training rows in their augmented views, or in view 0 where there are no others."""
+    positions, labels = _locate(store, "train", chosen.train, f"draw of {chosen.shots} shots, seed {chosen.shot_seed}")
+    image = store.gather("train", "image", positions)[:, 1 if store.num_views("train") > 1 else 0 :]
+    device = frozen.text.device
+    return Task(
+        text=frozen.text,
+        logit_scale=frozen.logit_scale,
+        image=torch.from_numpy(image.astype(np.float32)).to(device),
+        label=torch.from_numpy(labels).to(device),
+    )
+
+
+def load_rows(store: Store, split: str, rows: NDArray[np.int64] | None, device: torch.device) -> Rows:
+    """View 0 of the given manifest rows of a split; of every stored row where none are given."""
+    if rows is None:
+        rows = store.rows(split)
+    positions, labels = _locate(store, split, rows, f"rows of {split}")
+    image = store.gather(split, "image", positions)[:, 0].astype(np.float32)
+    return Rows(image=torch.from_numpy(image).to(device), label=torch.from_numpy(labels).to(device))
+
+
+def draws_of(store: Store, shots: int | None, shot_seeds: tuple[int, ...] | None) -> list[Draw]:
+    """The draws asked for; without shots the largest extracted, without seeds all that were extracted.
+
+    Where no class has more than `shots` training images, every seed would draw the same ones: one draw.
+    """
+    if "train" not in store.splits or not store.num_rows("train"):
+        raise InputError(f"the store {store.name} holds no training rows, so there is nothing to fit on")
+    recorded = [(int(k), int(seed)) for k, seed in store.provenance.get("draws", [])]
+    label = store.label("train")
+    most = int(np.bincount(label).max())
+    if shots is None:
+        shots = max((k for k, _ in recorded), default=min(most, 16))
+    if shot_seeds is None:
+        shot_seeds = tuple(seed for k, seed in recorded if k == shots) or (1, 2, 3)
+    if most <= shots:
+        shot_seeds = shot_seeds[:1]
+    val_label = store.label("val") if "val" in store.splits else None
+    return [draw(label, val_label, shots=shots, shot_seed=seed) for seed in shot_seeds]
+
+
+def missing_paths(store: Store) -> list[str]:
+    """Images that extraction could not read and was told to skip: every result names them."""
+    return [f"{split}: {store.paths(split)[row]} ({reason})" for split in store.splits for row, reason in store.missing(split).items()]
+
+
+def _locate(store: Store, split: str, rows: NDArray[np.int64], what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions in the store and labels of manifest rows, images known to be unreadable left out."""
+    unreadable = store.missing(split)
+    if unreadable:
+        rows = rows[~np.isin(rows, list(unreadable))]
+    stored = store.rows(split)
+    positions = np.searchsorted(stored, rows)
+    absent = (positions >= len(stored)) | (stored[np.minimum(positions, len(stored) - 1)] != rows) if len(stored) else np.ones(len(rows), dtype=bool)
+    if absent.any():
+        raise MissingRowsError(
+            f"the store {store.name} lacks {int(absent.sum())} of the {len(rows)} images of the {what}; "
+            f"add them with: {_extract_command(store)}"
+        )
+    return positions.astype(np.int64), store.label(split)[rows]
+
+
+def _extract_command(store: Store) -> str:
+    source = store.provenance
+    if source.get("kind") != "extract":
+        return "(an import cannot be extended: import a file that holds them)"
+    return f"{source['command']} --shots K --seeds S (or --all-train for every draw)"

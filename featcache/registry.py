@@ -1,0 +1,79 @@
+"""Finds method files and loads one by name.
+
+Files are loaded BY PATH, from `featcache/adapters` where it exists (an installed wheel), else from `adapters`
+beside the package (a checkout). The file's stem is the method's name; nothing is registered, nothing is imported
+before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import is_dataclass
+from pathlib import Path
+from types import ModuleType
+
+from featcache.errors import ConfigError, UnknownNameError
+from featcache.task import Method, Solved, Trained
+
+_PACKAGE = Path(__file__).parent
+
+
+def adapters_folder() -> Path:
+    """The folder of the method files that ship with featcache."""
+    installed = _PACKAGE / "adapters"
+    return installed if installed.is_dir() else _PACKAGE.parent / "adapters"
+
+
+def known() -> dict[str, Path]:
+    """Every method's name and file."""
+    return {path.stem: path for path in sorted(adapters_folder().glob("*.py")) if not path.stem.startswith("_")}
+
+
+def load(name: str) -> type[Method]:
+    """The method class in the file called `name`; raises UnknownNameError or, for a malformed file, ConfigError."""
+    files = known()
+    if name not in files:
+        raise UnknownNameError("adapter", name, files)
+    module = _load_file(name, files[name])
+    found = [item for item in vars(module).values() if _is_method(item, module)]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{files[name].name} holds {len(found)} methods; a method file holds exactly one dataclass with "
+            "`needs`, `logits` and either `init` (trained) or `solve` (closed form)"
+        )
+    method: type[Method] = found[0]
+    return method
+
+
+def _load_file(name: str, path: Path) -> ModuleType:
+    full_name = f"featcache._methods.{name}"
+    loaded = sys.modules.get(full_name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(full_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full_name] = module  # before it runs: postponed annotations look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[full_name]
+        raise
+    return module
+
+
+def _is_method(item: object, module: ModuleType) -> bool:
+    return (
+        isinstance(item, type)
+        and item.__module__ == module.__name__
+        and is_dataclass(item)
+        and hasattr(item, "needs")
+        and hasattr(item, "logits")
+        and (issubclass_of(item, Trained) or issubclass_of(item, Solved))
+    )
+
+
+def issubclass_of(item: type, protocol: type) -> bool:
+    """Whether a class has the method that tells a trained from a solved one."""
+    return hasattr(item, "init" if protocol is Trained else "solve")

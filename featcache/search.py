@@ -1,0 +1,264 @@
+"""A search: every configuration of a grid on every draw, trained at once; chosen by a protocol; then tested.
+
+Test rows are read only after the choice is made and recorded, so nothing chosen can hang on them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from featcache import registry
+from featcache.errors import ConfigError, FeatcacheError
+from featcache.fewshot import Draw
+from featcache.loading import draws_of, load_frozen, load_rows, load_task, missing_paths
+from featcache.ops import cosine_logits
+from featcache.prompts import DEFAULT
+from featcache.recipes import Recipe
+from featcache.selection import Score, check_protocol, choose, default_protocol, redraw, score, selection_rows
+from featcache.store import Store
+from featcache.task import Frozen, Hyper, Method, Params, Solved, Task, field_values
+from featcache.training import Progress, Run, predict, stack_hyper, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to search and how."""
+
+    adapter: str
+    """The method's name."""
+    grid: dict[str, tuple[float, ...]]
+    """Values to try of each swept field; fields multiply."""
+    shots: int | None = None
+    """Images a class; the largest extracted when None."""
+    shot_seeds: tuple[int, ...] | None = None
+    """Draws; all extracted ones when None."""
+    protocol: str | None = None
+    """Selection protocol; the store's default when None."""
+    text_set: str = DEFAULT
+    """Which prompts' classifier weights."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run: its configuration, its draw and its numbers."""
+
+    config: dict[str, Any]
+    shots: int
+    shot_seed: int
+    init_seed: int
+    draw: str
+    """Digest of the images drawn."""
+    selection: Score | None
+    """On the protocol's rows; None under `fixed`."""
+    chosen: bool
+    test: Score | None = None
+    """Filled after the choice."""
+
+    @property
+    def alpha(self) -> float:
+        """The residual ratio, or NaN for a method without one."""
+        return float(self.config.get("alpha", "nan"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished search."""
+
+    store: str
+    store_key: str
+    content: str
+    dataset: str
+    backbone: str
+    untrained: bool
+    adapter: str
+    text_set: str
+    protocol: str
+    recipe: Recipe
+    device: str
+    runs: tuple[RunRecord, ...]
+    zero_shot: Score
+    """Zero-shot CLIP on the same test rows."""
+    notes: tuple[str, ...]
+    """What a reader must know: images left out, classes short of images."""
+    seconds: dict[str, float]
+
+    @property
+    def chosen(self) -> tuple[RunRecord, ...]:
+        """The chosen run of each draw."""
+        return tuple(run for run in self.runs if run.chosen)
+
+    @property
+    def test_accuracy(self) -> tuple[float, float]:
+        """Mean and spread (sample standard deviation over draws) of the chosen runs' test accuracy."""
+        return mean_spread([run.test.accuracy for run in self.chosen if run.test])
+
+
+Recorder = Callable[[Outcome], None]
+"""Keeps a search: called once when the choice is made, before test is read, and once more at the end."""
+
+
+def search(
+    store: Store,
+    settings: Settings,
+    recipe_for: Callable[[int], Recipe],
+    *,
+    record: Recorder = lambda _: None,
+    progress: Progress = lambda _: None,
+) -> Outcome:
+    """Train, choose, test. `recipe_for` gives the recipe for a number of shots. Raises InputError's kin."""
+    clock = _Clock()
+    configs = expand(settings.adapter, settings.grid)
+    device = pick_device(settings.device)
+    draws = draws_of(store, settings.shots, settings.shot_seeds)
+    protocol = check_protocol(settings.protocol or default_protocol(store), store, len(configs))
+    draws = [redraw(protocol, store, chosen) for chosen in draws]
+    recipe = recipe_for(draws[0].shots)
+    frozen = _frozen_for(store, settings, configs[0], device)
+    tasks = [load_task(store, chosen, frozen) for chosen in draws]
+    selection = [selection_rows(protocol, store, chosen, device) for chosen in draws]
+    clock.lap("load")
+    fitted = _fit(configs, draws, tasks, recipe, progress)
+    clock.lap("train")
+    runs: list[RunRecord] = []
+    for index, chosen in enumerate(draws):
+        rows = selection[index]
+        scores = [score(predict(m, p, rows.image, frozen), rows.label) for m, p in zip(configs, fitted[index], strict=True)] if rows else []
+        best = choose(scores, [float(getattr(m, "alpha", 0.0)) for m in configs]) if scores else 0
+        runs += [_record(m, chosen, scores[i] if scores else None, i == best) for i, m in enumerate(configs)]
+    outcome = Outcome(
+        store=store.name,
+        store_key=store.key,
+        content=store.content,
+        dataset=str(store.provenance.get("dataset", store.name)),
+        backbone=str(store.provenance.get("backbone", store.spec.tower.architecture)),
+        untrained=store.spec.tower.untrained,
+        adapter=settings.adapter,
+        text_set=settings.text_set,
+        protocol=protocol,
+        recipe=recipe,
+        device=str(device),
+        runs=tuple(runs),
+        zero_shot=Score(accuracy=float("nan"), loss=float("nan"), num_rows=0),
+        notes=tuple(_notes(store, draws)),
+        seconds=clock.laps,
+    )
+    clock.lap("select")
+    record(outcome)
+    outcome = _tested(outcome, store, frozen, configs, [p for per_draw in fitted for p in per_draw])
+    clock.lap("test")
+    outcome = replace(outcome, seconds=clock.laps)
+    record(outcome)
+    return outcome
+
+
+def expand(adapter: str, grid: dict[str, tuple[float, ...]]) -> list[Method]:
+    """The methods of a grid, every field's values times every other's; raises for what the method does not know."""
+    kind = registry.load(adapter)
+    known = field_values(kind()) if not grid else {name: None for name in getattr(kind, "__dataclass_fields__", {})}
+    for name in grid:
+        if name not in known:
+            raise ConfigError(f"{adapter} has no field {name!r}; it has: {', '.join(known) or 'none'}")
+    configs: list[dict[str, float]] = [{}]
+    for name, values in grid.items():
+        configs = [{**config, name: value} for config in configs for value in values]
+    return [kind(**config) for config in configs]
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; `auto` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from error
+    return device
+
+
+def mean_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the spread of one value is NaN, not 0."""
+    return fmean(values), stdev(values) if len(values) > 1 else float("nan")
+
+
+def _frozen_for(store: Store, settings: Settings, method: Method, device: torch.device) -> Frozen:
+    if "text" in method.needs and not store.text_sets:
+        raise FeatcacheError(f"{settings.adapter} needs text weights and the store {store.name} has none; import a file with text_features")
+    return load_frozen(store, settings.text_set, device)
+
+
+def _fit(configs: Sequence[Method], draws: Sequence[Draw], tasks: Sequence[Task], recipe: Recipe, progress: Progress) -> list[list[Params]]:
+    """Parameters by draw and configuration."""
+    if isinstance(configs[0], Solved):
+        hypers = [_single_hyper(method, tasks[0]) for method in configs]
+        return [[m.solve(task, h) for m, h in zip(configs, hypers, strict=True) if isinstance(m, Solved)] for task in tasks]
+    runs = [
+        Run(method=method, lr=recipe.lr, draw=index, init_seed=chosen.shot_seed)
+        for index, chosen in enumerate(draws)
+        for method in configs
+    ]
+    fitted = train(runs, tasks, recipe, progress=progress)
+    return [fitted[start : start + len(configs)] for start in range(0, len(fitted), len(configs))]
+
+
+def _single_hyper(method: Method, task: Task) -> Hyper:
+    return {name: value[0] for name, value in stack_hyper([method], task.image.device).items()}
+
+
+def _record(method: Method, chosen: Draw, selection: Score | None, best: bool) -> RunRecord:
+    return RunRecord(
+        config=field_values(method),
+        shots=chosen.shots,
+        shot_seed=chosen.shot_seed,
+        init_seed=chosen.shot_seed,
+        draw=chosen.digest,
+        selection=selection,
+        chosen=best,
+    )
+
+
+def _tested(outcome: Outcome, store: Store, frozen: Frozen, configs: Sequence[Method], fitted: Sequence[Params]) -> Outcome:
+    rows = load_rows(store, "test", None, frozen.text.device)
+    methods = list(configs) * (len(outcome.runs) // len(configs))
+    tested = [
+        replace(run, test=score(predict(method, params, rows.image, frozen), rows.label))
+        for run, method, params in zip(outcome.runs, methods, fitted, strict=True)
+    ]
+    zero_shot = outcome.zero_shot
+    if frozen.text.shape[1]:
+        zero_shot = score(cosine_logits(rows.image, frozen.text, frozen.logit_scale), rows.label)
+    return replace(outcome, runs=tuple(tested), zero_shot=zero_shot)
+
+
+def _notes(store: Store, draws: Sequence[Draw]) -> list[str]:
+    notes = []
+    if store.spec.tower.untrained:
+        notes.append("the backbone's weights are random: these numbers test the machinery and mean nothing else")
+    short = draws[0].short_classes
+    if short:
+        notes.append(f"{len(short)} classes have fewer than {draws[0].shots} training images; all of theirs are used")
+    unreadable = missing_paths(store)
+    if unreadable:
+        notes.append(f"{len(unreadable)} images could not be read and are left out: " + "; ".join(unreadable))
+    return notes
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps = {**self.laps, name: now - self._last}
+        self._last = now

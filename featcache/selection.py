@@ -1,0 +1,95 @@
+"""Selection protocols: on which rows a configuration is chosen. The word stands beside every number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featcache.errors import ConfigError, UnknownNameError
+from featcache.fewshot import Draw, draw
+from featcache.loading import Rows, load_rows
+from featcache.store import Store
+
+PROTOCOLS = {
+    "fewshot-val": "min(shots, 4) val images a class, drawn as CoOp draws them",
+    "full-val": "every val image",
+    "train-holdout": "min(shots, 4) further train images a class, never trained on",
+    "fixed": "nothing is chosen: the grid has one value",
+    "test-oracle": "the test set itself: an upper bound, to reproduce papers that chose so",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How a run did on some rows."""
+
+    accuracy: float
+    """Fraction of rows whose highest logit is their class."""
+    loss: float
+    """Mean cross-entropy in nats."""
+    num_rows: int
+
+
+def score(logits: Tensor, label: Tensor) -> Score:
+    """The score of logits (N, C) against labels (N,)."""
+    return Score(
+        accuracy=(logits.argmax(dim=1) == label).sum().item() / len(label),
+        loss=float(F.cross_entropy(logits, label)),
+        num_rows=len(label),
+    )
+
+
+def default_protocol(store: Store) -> str:
+    """`fewshot-val` where the data set has a val split, else `train-holdout`."""
+    return "fewshot-val" if _has(store, "val") else "train-holdout"
+
+
+def check_protocol(protocol: str, store: Store, num_configs: int) -> str:
+    """The protocol itself, if this store and grid allow it; the error says which ones remain."""
+    if protocol not in PROTOCOLS:
+        raise UnknownNameError("selection protocol", protocol, PROTOCOLS)
+    if protocol in ("fewshot-val", "full-val") and not _has(store, "val"):
+        raise ConfigError(
+            f"--select {protocol} needs val images and the store {store.name} has none; "
+            "what remains: train-holdout, fixed (one alpha), test-oracle (an upper bound, not a result)"
+        )
+    if protocol == "fixed" and num_configs != 1:
+        raise ConfigError(f"--select fixed chooses nothing, but the grid has {num_configs} configurations; give one, or another protocol")
+    return protocol
+
+
+def redraw(protocol: str, store: Store, chosen: Draw) -> Draw:
+    """The draw under a protocol: `train-holdout` takes its val from train even where a val split exists."""
+    if protocol == "train-holdout" and chosen.val_split != "train":
+        chosen = draw(store.label("train"), None, shots=chosen.shots, shot_seed=chosen.shot_seed)
+    if protocol in ("fewshot-val", "train-holdout") and not len(chosen.val):
+        raise ConfigError(
+            f"--select {protocol} finds no image to choose on: the draw of {chosen.shots} shots uses up every train "
+            "image; what remains: fewer --shots, fixed (one alpha), test-oracle (an upper bound, not a result)"
+        )
+    return chosen
+
+
+def selection_rows(protocol: str, store: Store, chosen: Draw, device: torch.device) -> Rows | None:
+    """The rows a protocol chooses on for one draw; None where nothing is chosen."""
+    match protocol:
+        case "fewshot-val" | "train-holdout":
+            return load_rows(store, chosen.val_split, chosen.val, device)
+        case "full-val":
+            return load_rows(store, "val", None, device)
+        case "test-oracle":
+            return load_rows(store, "test", None, device)
+    return None
+
+
+def choose(scores: Sequence[Score], alphas: Sequence[float]) -> int:
+    """The index of the best run: highest accuracy, then lowest cross-entropy, then smallest alpha."""
+    return min(range(len(scores)), key=lambda index: (-scores[index].accuracy, scores[index].loss, alphas[index]))
+
+
+def _has(store: Store, split: str) -> bool:
+    return split in store.splits and store.num_rows(split) > 0

@@ -1,0 +1,106 @@
+"""Where stores, parts and results live, and how a store is named on the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import h5py
+from platformdirs import user_cache_path
+
+from featcache.errors import InputError, StoreError, UnknownNameError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
+
+
+def home() -> Path:
+    """The cache folder: `FEATCACHE_HOME`, else the platform's cache folder for featcache."""
+    chosen = os.environ.get("FEATCACHE_HOME")
+    return Path(chosen).expanduser() if chosen else user_cache_path("featcache", appauthor=False)
+
+
+def stores_folder() -> Path:
+    """The folder of stores, one `NAME.h5` each."""
+    return home() / "stores"
+
+
+def parts_folder(key: str) -> Path:
+    """The folder of a store's parts that are not assembled yet."""
+    return home() / "parts" / key
+
+
+def results_path() -> Path:
+    """The SQLite file of results."""
+    return home() / "results.sqlite"
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made if absent; raises InputError where that is not permitted."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {folder}: {error.strerror}; set FEATCACHE_HOME to a folder you can write to"
+        ) from error
+    return folder
+
+
+def check_name(name: str) -> str:
+    """The store name itself, if it can be a file name and cannot leave the cache folder."""
+    if not _NAME.fullmatch(name) or name.endswith(".h5"):
+        raise InputError(
+            f"{name!r} cannot name a store: use letters, digits, dot, dash, underscore and plus, "
+            "beginning with a letter or digit and not ending in .h5"
+        )
+    return name
+
+
+def store_path(name: str, key: str) -> Path:
+    """Where the store `name` with `key` lives: NAME.h5, or NAME-<8 digits of the key>.h5 when NAME means something else."""
+    path = stores_folder() / f"{check_name(name)}.h5"
+    if key_of(path) in (None, key):
+        return path
+    return path.with_name(f"{name}-{key[:8]}.h5")
+
+
+def list_stores() -> list[Path]:
+    """Every store file in the cache folder, newest first."""
+    found = [path for path in stores_folder().glob("*.h5") if not path.name.startswith(".")]
+    return sorted(found, key=lambda path: (-path.stat().st_mtime_ns, path.name))
+
+
+def resolve(name: str | None) -> Path:
+    """The store file that a name, a key prefix or a path means; without one, the newest store."""
+    stores = list_stores()
+    if name is None:
+        if not stores:
+            raise InputError(
+                f"there is no store in {stores_folder()}; make one with "
+                "`featcache extract --dataset shapes --backbone tiny` or `featcache import FILE.npz --name NAME`"
+            )
+        return stores[0]
+    by_name = {path.stem: path for path in stores}
+    if name in by_name:
+        return by_name[name]
+    if name.endswith(".h5") or os.sep in name:
+        if not Path(name).is_file():
+            raise StoreError(f"there is no file {name}; `featcache cache ls` lists the stores")
+        return Path(name)
+    if re.fullmatch(r"[0-9a-f]{4,64}", name):
+        matches = [path for path in stores if (key_of(path) or "").startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise InputError(f"the key prefix {name} fits {len(matches)} stores; give more digits")
+    raise UnknownNameError("store", name, by_name)
+
+
+def key_of(path: Path) -> str | None:
+    """The key a store file says it has, or None when there is no such store."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            key = file.attrs.get("key")
+    except OSError:
+        return None
+    return key if isinstance(key, str) else None

@@ -1,0 +1,201 @@
+"""An open store: one HDF5 file read as arrays.
+
+Layout (N rows, V views, C classes, D embedding, T sentences, M images of a split in the data set):
+
+    attrs                   format, key, spec, content, logit_scale, logit_bias, norm, provenance, created, versions
+    /classes/name           (C,) UTF-8
+    /text/<set>/            embedding (T, D) float32 raw; class (T,); template (T,); templates (P,); attrs tower
+    /manifest/<split>/      path (M,) UTF-8; label (M,)
+    /<split>/row (N,)       the manifest row of each stored row, ascending
+    /<split>/image (N, V, D) float16 or float32, raw; view 0 is the test transform
+    /<split>/crop (N, V, 5) top left height width flip
+    /<split>/source (N, 2)  bytes and content hash of each image file
+    /<split>/digest (N, V)  a checksum of every row
+    /<split>/missing/       row (K,), reason (K,): images that could not be read and were skipped
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import StoreError, UnknownNameError
+from featcache.prompts import TextSet
+from featcache.store.spec import FORMAT, Spec
+
+SPLITS = ("train", "val", "test")
+BLOCK_ROWS = 4096
+"""Rows read or written at once: bounds memory whatever a store's size."""
+
+
+class Store:
+    """A consistent snapshot of one store, open for reading; use as a context manager or close it.
+
+    Raises StoreError where the file is not a store, is damaged, or was made by another format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open(path)
+        try:
+            with self._reading():
+                self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self) -> None:
+        attrs = self._file.attrs
+        found = attrs.get("format")
+        if found != FORMAT:
+            raise StoreError(f"{self.path} is not a featcache store of format {FORMAT} (its format: {found!r})")
+        self.spec = Spec.from_json(attrs["spec"])
+        self.key = str(attrs["key"])
+        if self.spec.key != self.key:
+            raise StoreError(f"{self.path} is damaged: its key does not belong to its spec; extract it anew")
+        self.content = str(attrs["content"])
+        self.logit_scale = float(attrs["logit_scale"])
+        self.logit_bias = float(attrs["logit_bias"])
+        self.norm = str(attrs["norm"])
+        self.created = str(attrs["created"])
+        self.versions: dict[str, str] = json.loads(attrs["versions"])
+        self.provenance: dict[str, Any] = json.loads(attrs["provenance"])
+        self.classes = tuple(_strings(self._file["classes/name"]))
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """The splits the data set has, in the order train, val, test."""
+        with self._reading():
+            return tuple(split for split in SPLITS if split in self._file["manifest"])
+
+    @cached_property
+    def text_sets(self) -> tuple[str, ...]:
+        """The names of the stored text sets."""
+        with self._reading():
+            return tuple(sorted(self._file["text"]))
+
+    @cached_property
+    def dim(self) -> int:
+        """D, the width of an embedding."""
+        with self._reading():
+            return int(self._file[self.splits[0]]["image"].shape[2])
+
+    def num_rows(self, split: str) -> int:
+        """N, the stored rows of a split."""
+        with self._reading():
+            return int(self._file[split]["image"].shape[0])
+
+    def num_views(self, split: str) -> int:
+        """V, the stored views of each row of a split, view 0 included."""
+        with self._reading():
+            return int(self._file[split]["image"].shape[1])
+
+    def label(self, split: str) -> NDArray[np.int64]:
+        """(M,) the class of every image of the split in the data set, stored or not."""
+        with self._reading():
+            label: NDArray[np.int64] = self._file["manifest"][split]["label"][:].astype(np.int64)
+        return label
+
+    def paths(self, split: str) -> list[str]:
+        """(M,) the path of every image of the split in the data set, stored or not."""
+        with self._reading():
+            return _strings(self._file["manifest"][split]["path"])
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """(N,) the manifest row of each stored row, ascending."""
+        with self._reading():
+            row: NDArray[np.int64] = self._file[split]["row"][:]
+        return row
+
+    def missing(self, split: str) -> dict[int, str]:
+        """The manifest rows whose image could not be read, with the reason."""
+        with self._reading():
+            group = self._file[split]["missing"]
+            return dict(zip(group["row"][:].tolist(), _strings(group["reason"]), strict=True))
+
+    def array(self, split: str, name: str, at: slice) -> NDArray[Any]:
+        """Rows `at` of one of the split's arrays, as stored: image, crop, source, digest or row."""
+        with self._reading():
+            values: NDArray[Any] = self._file[split][name][at]
+        return values
+
+    def gather(self, split: str, name: str, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """The stored rows at `positions` (ascending or not) of one array; reads no block that holds none of them."""
+        with self._reading():
+            stored = self._file[split][name]
+            out = np.empty((len(positions), *stored.shape[1:]), dtype=stored.dtype)
+            for start in range(0, stored.shape[0], BLOCK_ROWS):
+                inside = np.flatnonzero((positions >= start) & (positions < start + BLOCK_ROWS))
+                if len(inside):
+                    low, high = int(positions[inside].min()), int(positions[inside].max()) + 1
+                    out[inside] = stored[low:high][positions[inside] - low]
+        return out
+
+    def text(self, name: str) -> TextSet:
+        """A stored text set; raises UnknownNameError when the store has no such set."""
+        if name not in self.text_sets:
+            raise UnknownNameError(f"text set of {self.name}", name, self.text_sets)
+        with self._reading():
+            group = self._file["text"][name]
+            return TextSet(
+                embedding=group["embedding"][:],
+                label=group["class"][:],
+                template=group["template"][:],
+                templates=tuple(_strings(group["templates"])),
+                tower=str(group.attrs["tower"]),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Anything HDF5 or the schema trips over inside becomes one StoreError."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise StoreError(
+                f"{self.path} is damaged or incomplete ({error}); `featcache cache verify` says where, and "
+                "`featcache cache rm` followed by the same extract or import makes it anew"
+            ) from error
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no store at {path}; `featcache cache ls` lists the stores") from error
+    except PermissionError as error:
+        raise StoreError(f"cannot read {path}: permission denied") from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} is not a readable HDF5 file (truncated, or not a store at all): {error}; "
+            "extract or import it anew"
+        ) from error
+
+
+def _strings(stored: h5py.Dataset) -> list[str]:
+    return [item.decode("utf-8") for item in stored[:].tolist()]

@@ -1,0 +1,231 @@
+"""Stores are written whole under a temporary name, fsynced, and renamed into place: never changed afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache import __version__
+from featcache.errors import ConfigError, DataError, InputError
+from featcache.prompts import TextSet
+from featcache.store.places import make_folder
+from featcache.store.spec import FORMAT, Spec, canonical_json
+
+DTYPES = ("float16", "float32")
+_CHUNK_BYTES = 256 * 1024
+_NOT_IN_CONTENT = ("created", "versions", "content", "provenance")
+
+
+class Block(NamedTuple):
+    """Some consecutive rows of a split."""
+
+    image: NDArray[Any]
+    """(n, V, D) in the store's dtype."""
+    crop: NDArray[np.int32]
+    """(n, V, 5)."""
+    source: NDArray[np.uint64]
+    """(n, 2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitContents:
+    """One split on its way into a store: its manifest whole, its rows block by block."""
+
+    path: tuple[str, ...]
+    label: NDArray[np.int64]
+    row: NDArray[np.int64]
+    """(N,) ascending manifest rows."""
+    num_views: int
+    blocks: Iterable[Block]
+    """The N rows in order, any number at a time."""
+    missing: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """A whole store on its way to disk."""
+
+    spec: Spec
+    classes: tuple[str, ...]
+    dim: int
+    logit_scale: float
+    logit_bias: float = 0.0
+    norm: str = "raw"
+    provenance: Mapping[str, Any]
+    splits: Mapping[str, SplitContents]
+    text: Mapping[str, TextSet]
+
+
+def write_store(path: Path, contents: Contents) -> None:
+    """Write the store at `path`, replacing what is there only once the new file is safe on disk."""
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+        _write_attrs(file, contents)
+        _put(file, "classes/name", _fixed(contents.classes))
+        file.create_group("text")
+        for name, text in contents.text.items():
+            _write_text(file.create_group(f"text/{name}"), text)
+        for name, split in contents.splits.items():
+            _write_split(file, name, split, contents)
+        file.attrs["content"] = content_digest(file)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, fsynced and renamed over it when the block ends well, removed when it does not."""
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except PermissionError as error:
+        raise InputError(f"cannot write {path}: permission denied; set FEATCACHE_HOME to a folder you can write to") from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise InputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_stored(image: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """`image` (..., D) in the store's dtype.
+
+    Raises DataError for a row that is not finite, and for one that float16 would lose more than 1e-3 of.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype} is not known; use one of {', '.join(DTYPES)}")
+    if not np.isfinite(image).all():
+        raise DataError("the encoder gave an embedding that is not finite (NaN or infinite); is the checkpoint sound?")
+    with np.errstate(over="ignore"):
+        stored = image.astype(dtype)
+    error = np.linalg.norm(stored.astype(np.float32) - image, axis=-1)
+    if not (error <= 1e-3 * np.linalg.norm(image, axis=-1)).all():
+        raise DataError("an embedding does not fit float16 (its size is beyond half precision); use --dtype float32")
+    return stored
+
+
+def row_digest(image: NDArray[Any]) -> NDArray[np.uint64]:
+    """A 64-bit BLAKE2b checksum of each row: (n, V, D) -> (n, V)."""
+    rows = np.ascontiguousarray(image).reshape(-1, image.shape[-1])
+    sums = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(sums), dtype="<u8").reshape(image.shape[:-1])
+
+
+def content_digest(file: h5py.File) -> str:
+    """SHA-256 over the spec, every attribute and every array; embeddings enter through their row digests.
+
+    `created`, `versions` and `provenance` stay out: two machines that stored the same things agree.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(file.attrs) - set(_NOT_IN_CONTENT)):
+        digest.update(f"@{name}={canonical_json(_plain(file.attrs[name]))}\n".encode())
+    for name in sorted(_dataset_names(file)):
+        stored = file[name]
+        digest.update(f"/{name} {stored.dtype.str} {stored.shape}\n".encode())
+        for key in sorted(stored.parent.attrs):
+            digest.update(f"@{key}={canonical_json(_plain(stored.parent.attrs[key]))}\n".encode())
+        if name.split("/")[-1] != "image":
+            for start in range(0, stored.shape[0], 65536):
+                digest.update(np.ascontiguousarray(stored[start : start + 65536]).tobytes())
+    return digest.hexdigest()
+
+
+def _dataset_names(file: h5py.File) -> list[str]:
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _write_attrs(file: h5py.File, contents: Contents) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["key"] = contents.spec.key
+    file.attrs["spec"] = contents.spec.to_json()
+    file.attrs["logit_scale"] = float(contents.logit_scale)
+    file.attrs["logit_bias"] = float(contents.logit_bias)
+    file.attrs["norm"] = contents.norm
+    file.attrs["provenance"] = json.dumps(dict(contents.provenance), sort_keys=True)
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="microseconds")
+    file.attrs["versions"] = json.dumps(versions(), sort_keys=True)
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that can change a number."""
+    names = ("torch", "torchvision", "open_clip_torch", "numpy", "h5py", "pillow")
+    return {"featcache": __version__, **{name: version(name) for name in names}}
+
+
+def _write_text(group: h5py.Group, text: TextSet) -> None:
+    group.attrs["tower"] = text.tower
+    _put(group, "embedding", text.embedding.astype(np.float32))
+    _put(group, "class", text.label.astype(np.int32))
+    _put(group, "template", text.template.astype(np.int32))
+    _put(group, "templates", _fixed(text.templates))
+
+
+def _write_split(file: h5py.File, name: str, split: SplitContents, contents: Contents) -> None:
+    manifest = file.create_group(f"manifest/{name}")
+    _put(manifest, "path", _fixed(split.path), compress=True)
+    _put(manifest, "label", split.label.astype(np.int32), compress=True)
+    group = file.create_group(name)
+    _put(group, "row", split.row.astype(np.int64))
+    _put(group, "missing/row", np.array(sorted(split.missing), dtype=np.int64))
+    _put(group, "missing/reason", _fixed([split.missing[row] for row in sorted(split.missing)]))
+    shape = (len(split.row), split.num_views)
+    image = _empty(group, "image", (*shape, contents.dim), contents.spec.dtype)
+    crop = _empty(group, "crop", (*shape, 5), "int32")
+    source = _empty(group, "source", (len(split.row), 2), "uint64")
+    digest = _empty(group, "digest", shape, "uint64")
+    done = 0
+    for block in split.blocks:
+        at = slice(done, done + len(block.image))
+        image[at], crop[at], source[at], digest[at] = *block, row_digest(block.image)
+        done = at.stop
+    assert done == len(split.row), "the blocks of a split hold exactly its rows"
+
+
+def _empty(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
+    row_bytes = max(1, int(np.prod(shape[1:]))) * np.dtype(dtype).itemsize
+    chunk = (max(1, min(max(shape[0], 1), _CHUNK_BYTES // row_bytes)), *shape[1:])
+    return group.create_dataset(name, shape=shape, dtype=dtype, chunks=chunk, maxshape=shape, fletcher32=True)
+
+
+def _put(group: h5py.Group, name: str, values: NDArray[Any], *, compress: bool = False) -> None:
+    # An empty array cannot be chunked; it has no bytes to protect either.
+    options: dict[str, Any] = {"fletcher32": True, "chunks": True} if values.size else {}
+    if compress and values.size:
+        options |= {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+    group.create_dataset(name, data=values, **options)
+
+
+def _fixed(strings: Iterable[str]) -> NDArray[np.bytes_]:
+    """Fixed-length UTF-8: variable-length strings would sit in HDF5's unchecked global heap."""
+    encoded = [text.encode("utf-8") for text in strings]
+    length = max((len(item) for item in encoded), default=1) or 1
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,91 @@
+"""All that a method sees: the frozen model's side, one draw's training rows, and the contract it fulfils.
+
+A method is one file in `adapters/` holding one frozen dataclass. Its fields are its configuration: `float`
+fields can be swept within a stack, all others split stacks. It is written for ONE run; the engine lifts it over R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, get_type_hints, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""What a method learns, by name; without a run axis inside a method, with one (R, ...) in the engine."""
+Hyper = Mapping[str, Tensor]
+"""The method's float fields as 0-d tensors; under the engine each run has its own values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """What the frozen model gives to every image, whatever the draw."""
+
+    text: Tensor
+    """(C, D) unit classifier weights from prompts; (C, 0) where the store has none."""
+    logit_scale: float
+    """The multiplier of cosines, already exponentiated."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.text.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Frozen):
+    """One draw, ready to train on. It holds no val and no test rows, so no method can look at them."""
+
+    image: Tensor
+    """(S, V, D) raw embeddings of the draw's training views."""
+    label: Tensor
+    """(S,) class indices."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.image.shape[2]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What every method has."""
+
+    needs: ClassVar[frozenset[str]]
+    """What it cannot do without: any of `text`, `tower`."""
+
+    def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
+        """(N, C) class scores of raw embeddings (N, D), for one run."""
+        ...
+
+
+@runtime_checkable
+class Trained(Method, Protocol):
+    """A method fitted by gradient steps."""
+
+    def init(self, task: Task, generator: torch.Generator) -> Params:
+        """Starting weights of one run; all randomness from `generator` (CPU)."""
+        ...
+
+
+@runtime_checkable
+class Solved(Method, Protocol):
+    """A method fitted in closed form, or that has nothing to fit."""
+
+    def solve(self, task: Task, hyper: Hyper) -> Params:
+        """The fitted parameters of one run."""
+        ...
+
+
+def swept_fields(method: type | Method) -> tuple[str, ...]:
+    """The method's `float` fields: those that one stack can hold at different values."""
+    kind = method if isinstance(method, type) else type(method)
+    hints = get_type_hints(kind)
+    return tuple(field.name for field in fields(kind) if hints[field.name] is float)  # type: ignore[arg-type]
+
+
+def field_values(method: Method) -> dict[str, Any]:
+    """The whole configuration as a plain mapping."""
+    return {field.name: getattr(method, field.name) for field in fields(method)}  # type: ignore[arg-type]
