@@ -41,6 +41,11 @@ class ClipAdapter:
         if self.reduction < 1:
             raise ConfigError(f"reduction divides the embedding width and is at least 1; got {self.reduction}")
 
+    @property
+    def inert(self) -> bool:
+        """At alpha 0 the adapter is not in the logits, so no training can change them: the engine skips it."""
+        return self.alpha == 0
+
     def init(self, task: Task, generator: torch.Generator) -> Params:
         """W1 (D, B) and W2 (B, D), uniform within 1 / sqrt(fan-in) as torch.nn.Linear has it."""
         dim, bottleneck = task.dim, max(1, task.dim // self.reduction)

@@ -33,7 +33,9 @@ def _span(text: str) -> list[Decimal]:
     if step <= 0:
         raise ConfigError(f"the grid {text!r} has a step of {step}; a step is above 0")
     if start > stop:
-        raise ConfigError(f"the grid {text!r} starts at {start}, beyond its stop {stop}; did you mean {stop}:{start}:{step}?")
+        raise ConfigError(
+            f"the grid {text!r} starts at {start}, beyond its stop {stop}; did you mean {stop}:{start}:{step}?"
+        )
     num_values = int((stop - start) / step) + 1
     if num_values > MAX_VALUES:
         raise ConfigError(f"the grid {text!r} has {num_values} values; at most {MAX_VALUES} are tried at once")

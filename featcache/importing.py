@@ -74,7 +74,9 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(file, allow_pickle=False) as loaded:
             if not hasattr(loaded, "files"):
-                raise DataError(f"{file} holds a single array; an import needs an .npz with train_features, train_labels, ...")
+                raise DataError(
+                    f"{file} holds a single array; an import needs an .npz with train_features, train_labels, ..."
+                )
             arrays = {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise DataError(f"there is no file {file}") from None
@@ -88,14 +90,13 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def _classes(arrays: dict[str, NDArray[Any]], file: Path) -> tuple[str, ...]:
-    highest = max(int(arrays[name].max(initial=-1)) for name in arrays if name.endswith("_labels") and arrays[name].dtype.kind in "iu") if any(
-        name.endswith("_labels") and arrays[name].dtype.kind in "iu" for name in arrays
-    ) else -1
     if "class_names" in arrays:
         names = tuple(str(name) for name in arrays["class_names"].reshape(-1))
         if len(set(names)) < len(names):
             raise DataError(f"{file}: class_names names a class twice")
         return names
+    labels = arrays["train_labels"]
+    highest = int(labels.max(initial=-1)) if labels.dtype.kind in "iu" else -1
     count = len(arrays["text_features"]) if "text_features" in arrays else highest + 1
     return tuple(f"class {index}" for index in range(count))
 
@@ -107,20 +108,26 @@ def _dim(arrays: dict[str, NDArray[Any]], file: Path) -> int:
     return int(shape[1])
 
 
-def _split(arrays: dict[str, NDArray[Any]], split: str, num_classes: int, file: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _split(
+    arrays: dict[str, NDArray[Any]], split: str, num_classes: int, file: Path
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     features, labels = arrays[f"{split}_features"], arrays.get(f"{split}_labels")
     if labels is None:
         raise DataError(f"{file} has {split}_features but no {split}_labels")
     width = arrays["train_features"].shape[1]
     if features.ndim != 2 or features.shape[1] != width or features.dtype.kind != "f":
-        raise DataError(f"{file}: {split}_features must be floats (rows, {width}); found {features.dtype} {features.shape}")
+        raise DataError(
+            f"{file}: {split}_features must be floats (rows, {width}); found {features.dtype} {features.shape}"
+        )
     if labels.shape != (len(features),) or labels.dtype.kind not in "iu":
         raise DataError(f"{file}: {split}_labels must be {len(features)} integers; found {labels.dtype} {labels.shape}")
     if not np.isfinite(features).all():
         bad = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise DataError(f"{file}: {split}_features holds NaN or infinity, first in row {bad}; mend or drop those rows")
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-        raise DataError(f"{file}: {split}_labels run from {labels.min()} to {labels.max()}, but there are {num_classes} classes")
+        raise DataError(
+            f"{file}: {split}_labels run from {labels.min()} to {labels.max()}, but there are {num_classes} classes"
+        )
     if split == "train" and len(np.unique(labels)) < num_classes:
         empty = sorted(set(range(num_classes)) - set(labels.tolist()))
         raise DataError(f"{file}: {len(empty)} of {num_classes} classes have no training row, class {empty[0]} first")
@@ -152,13 +159,19 @@ def _text(arrays: dict[str, NDArray[Any]], num_classes: int, dim: int, digest: s
         return {}
     text = arrays["text_features"]
     if text.shape != (num_classes, dim) or text.dtype.kind != "f" or not np.isfinite(text).all():
-        raise DataError(f"{file}: text_features must be finite floats ({num_classes}, {dim}); found {text.dtype} {text.shape}")
+        raise DataError(
+            f"{file}: text_features must be finite floats ({num_classes}, {dim}); found {text.dtype} {text.shape}"
+        )
     if not (np.linalg.norm(text.astype(np.float32), axis=1) > 0).all():
         raise DataError(f"{file}: text_features has a row of zeros, which points at no class")
     labels = np.arange(num_classes, dtype=np.int32)
     return {
         DEFAULT: TextSet(
-            embedding=text.astype(np.float32), label=labels, template=np.zeros_like(labels), templates=("{}",), tower=f"file:{digest}"
+            embedding=text.astype(np.float32),
+            label=labels,
+            template=np.zeros_like(labels),
+            templates=("{}",),
+            origin=f"file:{digest}",
         )
     }
 
@@ -167,7 +180,12 @@ def _logit_scale(arrays: dict[str, NDArray[Any]], file: Path) -> float:
     if "logit_scale" not in arrays:
         return CLIP_LOGIT_SCALE
     value = arrays["logit_scale"]
-    if value.size != 1 or value.dtype.kind not in "fiu" or not np.isfinite(value).all() or float(value.reshape(())) <= 0:
+    if (
+        value.size != 1
+        or value.dtype.kind not in "fiu"
+        or not np.isfinite(value).all()
+        or float(value.reshape(())) <= 0
+    ):
         raise DataError(f"{file}: logit_scale must be one positive number, already exponentiated; found {value!r}")
     return float(value.reshape(()))
 

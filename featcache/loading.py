@@ -79,17 +79,27 @@ def draws_of(store: Store, shots: int | None, shot_seeds: tuple[int, ...] | None
 
 def missing_paths(store: Store) -> list[str]:
     """Images that extraction could not read and was told to skip: every result names them."""
-    return [f"{split}: {store.paths(split)[row]} ({reason})" for split in store.splits for row, reason in store.missing(split).items()]
+    return [
+        f"{split}: {store.paths(split)[row]} ({reason})"
+        for split in store.splits
+        for row, reason in store.missing(split).items()
+    ]
 
 
-def _locate(store: Store, split: str, rows: NDArray[np.int64], what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _locate(
+    store: Store, split: str, rows: NDArray[np.int64], what: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions in the store and labels of manifest rows, images known to be unreadable left out."""
     unreadable = store.missing(split)
     if unreadable:
         rows = rows[~np.isin(rows, list(unreadable))]
     stored = store.rows(split)
     positions = np.searchsorted(stored, rows)
-    absent = (positions >= len(stored)) | (stored[np.minimum(positions, len(stored) - 1)] != rows) if len(stored) else np.ones(len(rows), dtype=bool)
+    absent = (
+        (positions >= len(stored)) | (stored[np.minimum(positions, len(stored) - 1)] != rows)
+        if len(stored)
+        else np.ones(len(rows), dtype=bool)
+    )
     if absent.any():
         raise MissingRowsError(
             f"the store {store.name} lacks {int(absent.sum())} of the {len(rows)} images of the {what}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 EPS = 1e-12
@@ -9,7 +10,8 @@ EPS = 1e-12
 
 def normalise(rows: Tensor) -> Tensor:
     """Unit rows along the last axis; an all-zero row stays zero instead of becoming NaN."""
-    return rows / rows.norm(dim=-1, keepdim=True).clamp_min(EPS)
+    unit: Tensor = rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(EPS)
+    return unit
 
 
 def cosine_logits(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:

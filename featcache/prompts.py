@@ -26,13 +26,13 @@ class TextSet:
     """(T,) which of `templates` made the sentence."""
     templates: tuple[str, ...]
     """(P,) with `{}` where the class name goes."""
-    tower: str
-    """Digest of the text tower that encoded the sentences."""
+    origin: str
+    """Digest of the text tower and the sentences it encoded, or of the file they were imported from."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything in the set."""
-        digest = hashlib.sha256("\0".join((self.tower, *self.templates)).encode())
+        digest = hashlib.sha256("\0".join((self.origin, *self.templates)).encode())
         for array in (self.embedding, self.label, self.template):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -60,6 +60,8 @@ def classifier(text: TextSet, num_classes: int) -> NDArray[np.float32]:
     np.add.at(total, text.label, unit)
     norm = np.linalg.norm(total, axis=1, keepdims=True)
     if not (norm > 0).all():
-        raise DataError(f"{int((norm == 0).sum())} classes have no sentence in the text set, class {int(norm.argmin())} first")
+        raise DataError(
+            f"{int((norm == 0).sum())} classes have no sentence in the text set, class {int(norm.argmin())} first"
+        )
     weights: NDArray[np.float32] = total / norm
     return weights

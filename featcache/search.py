@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from featcache import registry
-from featcache.errors import ConfigError, FeatcacheError
+from featcache.errors import ConfigError
 from featcache.fewshot import Draw
 from featcache.loading import draws_of, load_frozen, load_rows, load_task, missing_paths
 from featcache.ops import cosine_logits
@@ -23,7 +23,7 @@ from featcache.recipes import Recipe
 from featcache.selection import Score, check_protocol, choose, default_protocol, redraw, score, selection_rows
 from featcache.store import Store
 from featcache.task import Frozen, Hyper, Method, Params, Solved, Task, field_values
-from featcache.training import Progress, Run, predict, stack_hyper, train
+from featcache.training import Run, num_run_epochs, predict, stack_hyper, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,8 @@ class Outcome:
         return mean_spread([run.test.accuracy for run in self.chosen if run.test])
 
 
+Progress = Callable[[int, int], None]
+"""Told how many run-epochs have just been done, and of how many in all; called from worker threads."""
 Recorder = Callable[[Outcome], None]
 """Keeps a search: called once when the choice is made, before test is read, and once more at the end."""
 
@@ -111,7 +113,7 @@ def search(
     recipe_for: Callable[[int], Recipe],
     *,
     record: Recorder = lambda _: None,
-    progress: Progress = lambda _: None,
+    progress: Progress = lambda _done, _total: None,
 ) -> Outcome:
     """Train, choose, test. `recipe_for` gives the recipe for a number of shots. Raises InputError's kin."""
     clock = _Clock()
@@ -130,7 +132,11 @@ def search(
     runs: list[RunRecord] = []
     for index, chosen in enumerate(draws):
         rows = selection[index]
-        scores = [score(predict(m, p, rows.image, frozen), rows.label) for m, p in zip(configs, fitted[index], strict=True)] if rows else []
+        scores = (
+            [score(predict(m, p, rows.image, frozen), rows.label) for m, p in zip(configs, fitted[index], strict=True)]
+            if rows
+            else []
+        )
         best = choose(scores, [float(getattr(m, "alpha", 0.0)) for m in configs]) if scores else 0
         runs += [_record(m, chosen, scores[i] if scores else None, i == best) for i, m in enumerate(configs)]
     outcome = Outcome(
@@ -191,21 +197,29 @@ def mean_spread(values: Sequence[float]) -> tuple[float, float]:
 
 def _frozen_for(store: Store, settings: Settings, method: Method, device: torch.device) -> Frozen:
     if "text" in method.needs and not store.text_sets:
-        raise FeatcacheError(f"{settings.adapter} needs text weights and the store {store.name} has none; import a file with text_features")
+        raise ConfigError(
+            f"{settings.adapter} needs text weights and the store {store.name} has none; "
+            "import a file with text_features"
+        )
     return load_frozen(store, settings.text_set, device)
 
 
-def _fit(configs: Sequence[Method], draws: Sequence[Draw], tasks: Sequence[Task], recipe: Recipe, progress: Progress) -> list[list[Params]]:
+def _fit(
+    configs: Sequence[Method], draws: Sequence[Draw], tasks: Sequence[Task], recipe: Recipe, progress: Progress
+) -> list[list[Params]]:
     """Parameters by draw and configuration."""
     if isinstance(configs[0], Solved):
         hypers = [_single_hyper(method, tasks[0]) for method in configs]
-        return [[m.solve(task, h) for m, h in zip(configs, hypers, strict=True) if isinstance(m, Solved)] for task in tasks]
+        return [
+            [m.solve(task, h) for m, h in zip(configs, hypers, strict=True) if isinstance(m, Solved)] for task in tasks
+        ]
     runs = [
         Run(method=method, lr=recipe.lr, draw=index, init_seed=chosen.shot_seed)
         for index, chosen in enumerate(draws)
         for method in configs
     ]
-    fitted = train(runs, tasks, recipe, progress=progress)
+    total = num_run_epochs(runs, recipe)
+    fitted = train(runs, tasks, recipe, progress=lambda done: progress(done, total))
     return [fitted[start : start + len(configs)] for start in range(0, len(fitted), len(configs))]
 
 
@@ -225,7 +239,9 @@ def _record(method: Method, chosen: Draw, selection: Score | None, best: bool) -
     )
 
 
-def _tested(outcome: Outcome, store: Store, frozen: Frozen, configs: Sequence[Method], fitted: Sequence[Params]) -> Outcome:
+def _tested(
+    outcome: Outcome, store: Store, frozen: Frozen, configs: Sequence[Method], fitted: Sequence[Params]
+) -> Outcome:
     rows = load_rows(store, "test", None, frozen.text.device)
     methods = list(configs) * (len(outcome.runs) // len(configs))
     tested = [

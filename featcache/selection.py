@@ -58,7 +58,10 @@ def check_protocol(protocol: str, store: Store, num_configs: int) -> str:
             "what remains: train-holdout, fixed (one alpha), test-oracle (an upper bound, not a result)"
         )
     if protocol == "fixed" and num_configs != 1:
-        raise ConfigError(f"--select fixed chooses nothing, but the grid has {num_configs} configurations; give one, or another protocol")
+        raise ConfigError(
+            f"--select fixed chooses nothing, but the grid has {num_configs} configurations; "
+            "give one, or another protocol"
+        )
     return protocol
 
 

@@ -65,6 +65,11 @@ class Method(Protocol):
 class Trained(Method, Protocol):
     """A method fitted by gradient steps."""
 
+    @property
+    def inert(self) -> bool:
+        """Whether this configuration's logits do not depend on its parameters, so that it need not be trained."""
+        ...
+
     def init(self, task: Task, generator: torch.Generator) -> Params:
         """Starting weights of one run; all randomness from `generator` (CPU)."""
         ...
@@ -83,7 +88,7 @@ def swept_fields(method: type | Method) -> tuple[str, ...]:
     """The method's `float` fields: those that one stack can hold at different values."""
     kind = method if isinstance(method, type) else type(method)
     hints = get_type_hints(kind)
-    return tuple(field.name for field in fields(kind) if hints[field.name] is float)  # type: ignore[arg-type]
+    return tuple(field.name for field in fields(kind) if hints[field.name] is float)
 
 
 def field_values(method: Method) -> dict[str, Any]:

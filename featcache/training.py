@@ -36,22 +36,32 @@ class Run:
     init_seed: int
 
 
-def train(runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, *, progress: Progress = lambda _: None) -> list[Params]:
+def train(
+    runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, *, progress: Progress = lambda _: None
+) -> list[Params]:
     """The fitted parameters of each run, in order. Runs share everything but float fields, lr, draw and init_seed.
 
+    Inert runs (alpha 0) are not trained: they keep their starting parameters, which their logits ignore.
     `progress` is called from worker threads. An exception, Ctrl-C included, stops every stack within an epoch.
     """
-    stacks, threads = _cut(runs, tasks[0])
+    active = [run for run in runs if not _inert(run)]
+    stacks, threads = _cut(active, tasks[0])
     stop = threading.Event()
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(max(1, len(stacks)), initializer=torch.set_num_threads, initargs=(threads,))
     try:
         futures = [pool.submit(_train_stack, stack, tasks, recipe, progress, stop) for stack in stacks]
-        return [params for future in futures for params in future.result()]
+        fitted = iter([params for future in futures for params in future.result()])
     finally:
         stop.set()
         pool.shutdown()
         torch.set_num_threads(before)
+    return [_start(run, tasks) if _inert(run) else next(fitted) for run in runs]
+
+
+def num_run_epochs(runs: Sequence[Run], recipe: Recipe) -> int:
+    """How much `progress` will be told of in all."""
+    return recipe.epochs * sum(not _inert(run) for run in runs)
 
 
 def _cut(runs: Sequence[Run], task: Task) -> tuple[list[Sequence[Run]], int]:
@@ -62,13 +72,15 @@ def _cut(runs: Sequence[Run], task: Task) -> tuple[list[Sequence[Run]], int]:
     """
     cores = torch.get_num_threads()
     if task.image.device.type != "cpu" or cores == 1 or len(runs) < 2:
-        return [runs], cores
+        return [runs] if runs else [], cores
     num_stacks = min(cores, len(runs))
     bounds = [len(runs) * index // num_stacks for index in range(num_stacks + 1)]
     return [runs[low:high] for low, high in itertools.pairwise(bounds)], max(1, cores // num_stacks)
 
 
-def _train_stack(runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, progress: Progress, stop: threading.Event) -> list[Params]:
+def _train_stack(
+    runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, progress: Progress, stop: threading.Event
+) -> list[Params]:
     method = runs[0].method
     assert isinstance(method, Trained)
     params = _initial(runs, tasks)
@@ -84,7 +96,15 @@ def _train_stack(runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, pro
         image = torch.stack([image for image, _ in rows])  # (G, steps, b, D)
         label = torch.stack([label for _, label in rows])  # (G, steps, b)
         for step in range(image.shape[1]):
-            _step(method, params, (_spread(image[:, step], group), _spread(label[:, step], group)), tasks[0], hyper, optimiser, lr)
+            _step(
+                method,
+                params,
+                (_spread(image[:, step], group), _spread(label[:, step], group)),
+                tasks[0],
+                hyper,
+                optimiser,
+                lr,
+            )
         progress(len(runs))
     return [{name: value[index].detach().clone() for name, value in params.items()} for index in range(len(runs))]
 
@@ -108,12 +128,17 @@ def _step(
 
 def _initial(runs: Sequence[Run], tasks: Sequence[Task]) -> Params:
     """Stacked starting weights (R, ...); runs of one draw, seed and method start alike."""
-    singles: list[Params] = []
-    for run in runs:
-        assert isinstance(run.method, Trained)
-        generator = torch.Generator().manual_seed(run.init_seed)
-        singles.append(run.method.init(tasks[run.draw], generator))
+    singles = [_start(run, tasks) for run in runs]
     return {name: torch.stack([single[name] for single in singles]).requires_grad_() for name in singles[0]}
+
+
+def _start(run: Run, tasks: Sequence[Task]) -> Params:
+    assert isinstance(run.method, Trained)
+    return run.method.init(tasks[run.draw], torch.Generator().manual_seed(run.init_seed))
+
+
+def _inert(run: Run) -> bool:
+    return isinstance(run.method, Trained) and run.method.inert
 
 
 def stack_hyper(methods: Sequence[Method], device: torch.device) -> dict[str, Tensor]:
@@ -154,4 +179,4 @@ def predict(method: Method, params: Params, image: Tensor, frozen: Frozen, *, bl
     """
     hyper = {name: value[0] for name, value in stack_hyper([method], image.device).items()}
     with torch.no_grad():
-        return torch.cat([method.logits(params, rows, frozen, hyper) for rows in image.split(block)])
+        return torch.cat([method.logits(params, rows, frozen, hyper) for rows in torch.split(image, block)])

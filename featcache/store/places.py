@@ -57,7 +57,7 @@ def check_name(name: str) -> str:
 
 
 def store_path(name: str, key: str) -> Path:
-    """Where the store `name` with `key` lives: NAME.h5, or NAME-<8 digits of the key>.h5 when NAME means something else."""
+    """Where the store `name` with `key` lives: NAME.h5, or NAME-<8 digits of the key>.h5 when NAME is another's."""
     path = stores_folder() / f"{check_name(name)}.h5"
     if key_of(path) in (None, key):
         return path

@@ -4,7 +4,7 @@ Layout (N rows, V views, C classes, D embedding, T sentences, M images of a spli
 
     attrs                   format, key, spec, content, logit_scale, logit_bias, norm, provenance, created, versions
     /classes/name           (C,) UTF-8
-    /text/<set>/            embedding (T, D) float32 raw; class (T,); template (T,); templates (P,); attrs tower
+    /text/<set>/            embedding (T, D) float32 raw; class (T,); template (T,); templates (P,); attrs origin
     /manifest/<split>/      path (M,) UTF-8; label (M,)
     /<split>/row (N,)       the manifest row of each stored row, ascending
     /<split>/image (N, V, D) float16 or float32, raw; view 0 is the test transform
@@ -156,7 +156,7 @@ class Store:
                 label=group["class"][:],
                 template=group["template"][:],
                 templates=tuple(_strings(group["templates"])),
-                tower=str(group.attrs["tower"]),
+                origin=str(group.attrs["origin"]),
             )
 
     def close(self) -> None:
@@ -166,7 +166,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @contextmanager
@@ -192,8 +194,7 @@ def _open(path: Path) -> h5py.File:
         raise StoreError(f"cannot read {path}: permission denied") from error
     except OSError as error:
         raise StoreError(
-            f"{path} is not a readable HDF5 file (truncated, or not a store at all): {error}; "
-            "extract or import it anew"
+            f"{path} is not a readable HDF5 file (truncated, or not a store at all): {error}; extract or import it anew"
         ) from error
 
 

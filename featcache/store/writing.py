@@ -84,7 +84,7 @@ def write_store(path: Path, contents: Contents) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, fsynced and renamed over it when the block ends well, removed when it does not."""
+    """A temporary path beside `path`: fsynced and renamed over it when the block ends well, else removed."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -93,7 +93,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
     except PermissionError as error:
-        raise InputError(f"cannot write {path}: permission denied; set FEATCACHE_HOME to a folder you can write to") from error
+        raise InputError(
+            f"cannot write {path}: permission denied; set FEATCACHE_HOME to a folder you can write to"
+        ) from error
     except OSError as error:
         if error.errno is None:
             raise
@@ -174,7 +176,7 @@ def versions() -> dict[str, str]:
 
 
 def _write_text(group: h5py.Group, text: TextSet) -> None:
-    group.attrs["tower"] = text.tower
+    group.attrs["origin"] = text.origin
     _put(group, "embedding", text.embedding.astype(np.float32))
     _put(group, "class", text.label.astype(np.int32))
     _put(group, "template", text.template.astype(np.int32))

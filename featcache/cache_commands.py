@@ -1,0 +1,162 @@
+"""`featcache cache`: look at stores, check them, compare them, remove them."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import Annotated
+
+import typer
+
+from featcache.errors import FeatcacheError, InputError
+
+app = typer.Typer(help="The stores in the cache: ls, info, verify, diff, rm.", no_args_is_help=True)
+_Name = Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")]
+
+
+@app.command()
+def ls() -> None:
+    """List the stores, newest first."""
+    from featcache import console
+    from featcache.store import Store
+    from featcache.store.places import list_stores, stores_folder
+
+    rows = []
+    for path in list_stores():
+        try:
+            with Store(path) as store:
+                rows.append(_line(store))
+        except FeatcacheError:
+            rows.append(
+                [
+                    path.stem,
+                    "",
+                    "unreadable: featcache cache verify says why",
+                    "",
+                    "",
+                    _megabytes(path.stat().st_size),
+                    "",
+                ]
+            )
+    if not rows:
+        console.say(f"no stores in {stores_folder()} yet")
+        return
+    console.table(["name", "key", "backbone", "train x views", "val / test", "MB", "made (UTC)"], rows)
+
+
+@app.command()
+def info(name: _Name = None, json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Show all that a store says of itself."""
+    from featcache import console
+    from featcache.store import Store
+    from featcache.store.places import resolve
+
+    with Store(resolve(name)) as store:
+        facts = {
+            "name": store.name,
+            "file": str(store.path),
+            "key": store.key,
+            "content": store.content,
+            "spec": jsonlib.loads(store.spec.to_json()),
+            "classes": len(store.classes),
+            "width": store.dim,
+            "logit_scale": store.logit_scale,
+            "norm": store.norm,
+            "splits": {
+                split: {
+                    "images in the data set": len(store.label(split)),
+                    "stored": store.num_rows(split),
+                    "views": store.num_views(split),
+                    "unreadable": len(store.missing(split)),
+                }
+                for split in store.splits
+            },
+            "text sets": {
+                name: {"sentences": len(store.text(name).label), "templates": list(store.text(name).templates)}
+                for name in store.text_sets
+            },
+            "provenance": store.provenance,
+            "created": store.created,
+            "versions": store.versions,
+        }
+    if json:
+        console.raw(jsonlib.dumps(facts, indent=2))
+        return
+    console.table(
+        ["what", "value"],
+        [[key, value if isinstance(value, str) else jsonlib.dumps(value)] for key, value in facts.items()],
+    )
+
+
+@app.command()
+def verify(name: _Name = None) -> None:
+    """Read every byte of a store and check it against its checksums."""
+    from featcache import console
+    from featcache.store import Store
+    from featcache.store.checking import verify as find_problems
+    from featcache.store.places import resolve
+
+    with Store(resolve(name)) as store:
+        problems = find_problems(store)
+        if problems:
+            raise InputError(f"{store.path} is damaged: " + "; ".join(problems) + "; remove it and make it anew")
+        rows = sum(store.num_rows(split) * store.num_views(split) for split in store.splits)
+        console.say(f"{store.name} is sound: {rows:,} embeddings, content {store.content[:16]}")
+
+
+@app.command()
+def diff(first: str, second: str) -> None:
+    """Say how two stores differ; exit 1 when they do."""
+    from featcache import console
+    from featcache.store import Store
+    from featcache.store.checking import diff as differences
+    from featcache.store.places import resolve
+
+    with Store(resolve(first)) as a, Store(resolve(second)) as b:
+        found = differences(a, b)
+        if not found:
+            console.say(f"{a.name} and {b.name} hold the same, content {a.content[:16]}")
+            return
+        console.table(["what", a.name, b.name], found)
+    raise typer.Exit(1)
+
+
+@app.command()
+def rm(names: list[str], yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Remove stores and their unfinished parts."""
+    from featcache import console
+    from featcache.extraction.parts import read_parts, remove_parts
+    from featcache.store.places import key_of, resolve
+
+    for path in [resolve(name) for name in names]:
+        size = _megabytes(path.stat().st_size)
+        if not yes and not console.confirm(f"Remove {path} ({size} MB)?"):
+            raise InputError(f"{path.stem} is kept: removing it needs a yes; without a terminal say --yes")
+        key = key_of(path)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise InputError(f"cannot remove {path}: {error.strerror}") from error
+        if key is not None:
+            remove_parts(key, tuple(read_parts(key)))
+        console.say(f"removed {path.stem} ({size} MB)")
+
+
+def _line(store: object) -> list[str]:
+    from featcache.store import Store
+
+    assert isinstance(store, Store)
+    counts = {split: store.num_rows(split) for split in store.splits}
+    untrained = " (random weights)" if store.spec.tower.untrained else ""
+    return [
+        store.name,
+        store.key[:8],
+        str(store.provenance.get("backbone", store.spec.tower.architecture)) + untrained,
+        f"{counts['train']:,} x {store.num_views('train')}" if "train" in counts else "-",
+        f"{counts.get('val', 0):,} / {counts.get('test', 0):,}",
+        _megabytes(store.path.stat().st_size),
+        store.created[:16].replace("T", " "),
+    ]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"

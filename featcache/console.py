@@ -1,0 +1,94 @@
+"""What the commands show: the only module that imports rich. Messages go to stderr, results to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+_PIPED_WIDTH = 120  # where there is no terminal to ask, wide enough for every table
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPED_WIDTH)
+
+
+_out = _console(stderr=False)
+_err = _console(stderr=True)
+
+
+def say(text: str = "") -> None:
+    """A line of result, on stdout."""
+    _out.print(escape(text), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line about what is going on, on stderr."""
+    _err.print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A line the user should not overlook, on stderr."""
+    _err.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
+
+
+def fail(text: str) -> None:
+    """The one message of a failed command, on stderr."""
+    _err.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+
+
+def raw(text: str) -> None:
+    """Text exactly as it is, on stdout: JSON, plots of characters."""
+    _out.print(text, markup=False, soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", mark: int | None = None) -> None:
+    """A table on stdout; numbers align right, row `mark` is set in bold."""
+    drawn = Table(title=escape(title) or None, title_justify="left", header_style="bold", title_style="bold")
+    numeric = [all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
+    for column, right in zip(columns, numeric, strict=True):
+        drawn.add_column(escape(column), justify="right" if right else "left", overflow="fold")
+    for index, row in enumerate(rows):
+        drawn.add_row(*(escape(cell) for cell in row), style="bold green" if index == mark else None)
+    _out.print(drawn)
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; call the yielded function with (done now, total)."""
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, advance=done, total=total)
+            speed = bar.tasks[0].speed
+            if speed:
+                bar.update(task, rate=f"{speed:,.0f}/s")
+
+        yield advance
+
+
+def confirm(question: str) -> bool:
+    """Whether the user says yes; no terminal means no."""
+    if not _err.is_terminal:
+        return False
+    return _err.input(f"{escape(question)} \\[y/N] ").strip().lower() in ("y", "yes")
+
+
+def _is_number(cell: str) -> bool:
+    return cell.strip(" %x±.,-0123456789") == ""

@@ -1,0 +1,193 @@
+"""Shards: decode each image once, draw all its missing views, encode them in batches of one fixed shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from featcache.backbones import Backbone
+from featcache.datasets import Manifest, Reader
+from featcache.errors import DataError
+from featcache.extraction.parts import Part, PartContents, write_part
+from featcache.extraction.plan import Missing, Plan
+from featcache.store.writing import to_stored
+from featcache.views import Transform, view
+
+SHARD_VIEWS = 2048
+"""Embeddings a shard, about: what a crash can lose."""
+
+Progress = Callable[[int, int], None]
+"""Told how many images and embeddings have just been encoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how widely an extraction runs; nothing here changes what is stored on one device type."""
+
+    device: torch.device
+    batch_size: int
+    workers: int
+    """Decoding processes; 0 decodes in this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Item:
+    """One image and its missing views."""
+
+    split: str
+    row: int
+    views: tuple[int, ...]
+    shard: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """One image's views, or why there are none."""
+
+    item: _Item
+    pixels: NDArray[np.uint8]
+    """(v, size, size, 3)."""
+    crop: NDArray[np.int32]
+    """(v, 5)."""
+    source: tuple[int, int]
+    error: str = ""
+
+
+def encode_missing(plan: Plan, backbone: Backbone, machine: Machine, *, progress: Progress) -> list[Part]:
+    """The parts of every missing row and view, written as they are done. Raises DataError for an unreadable image."""
+    parts: list[Part] = []
+    pending: list[_Decoded] = []
+    encoder = _Encoder(plan, backbone, machine)
+    for decoded in _decode(plan, machine):
+        if decoded.error and not plan.request.skip_unreadable:
+            raise DataError(decoded.error)
+        if pending and decoded.item.shard != pending[0].item.shard:
+            parts.append(encoder.write(pending, progress))
+            pending = []
+        pending.append(decoded)
+    if pending:
+        parts.append(encoder.write(pending, progress))
+    return parts
+
+
+class _Encoder:
+    """Turns a shard's decoded views into a part."""
+
+    def __init__(self, plan: Plan, backbone: Backbone, machine: Machine) -> None:
+        self.plan = plan
+        self.backbone = backbone
+        self.machine = machine
+        backbone.model.to(machine.device)
+        self._mean = torch.tensor(plan.transform.mean, device=machine.device).view(3, 1, 1)
+        self._std = torch.tensor(plan.transform.std, device=machine.device).view(3, 1, 1)
+
+    def write(self, shard: list[_Decoded], progress: Progress) -> Part:
+        """The shard's part, on disk."""
+        readable = [decoded for decoded in shard if not decoded.error]
+        size, dim = self.plan.transform.size, self.plan.identity.dim
+        pixels = np.concatenate([np.empty((0, size, size, 3), np.uint8), *(decoded.pixels for decoded in readable)])
+        embedding = np.empty((len(pixels), dim), dtype=np.float32)
+        for start in range(0, len(pixels), self.machine.batch_size):
+            batch = pixels[start : start + self.machine.batch_size]
+            embedding[start : start + len(batch)] = self._forward(batch)
+            progress(0, len(batch))
+        progress(len(shard), 0)
+        counts = [len(decoded.item.views) for decoded in readable]
+        contents = PartContents(
+            split=shard[0].item.split,
+            row=np.repeat(np.array([decoded.item.row for decoded in readable], dtype=np.int64), counts),
+            view=np.array([number for decoded in readable for number in decoded.item.views], dtype=np.int64),
+            image=to_stored(embedding, self.plan.spec.dtype),
+            crop=np.concatenate([np.empty((0, 5), np.int32), *(decoded.crop for decoded in readable)]),
+            source=np.repeat(
+                np.array([decoded.source for decoded in readable], dtype=np.uint64).reshape(-1, 2), counts, axis=0
+            ),
+            unreadable={decoded.item.row: decoded.error for decoded in shard if decoded.error},
+        )
+        return write_part(self.plan.spec.key, contents)
+
+    def _forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(b, D). Every forward has the one batch shape, the last padded, so a row does not hang on its neighbours."""
+        padded = np.zeros((self.machine.batch_size, *batch.shape[1:]), dtype=np.uint8)
+        padded[: len(batch)] = batch
+        pixels = torch.from_numpy(padded).to(self.machine.device).permute(0, 3, 1, 2).contiguous()
+        normalised = (pixels.float() / 255 - self._mean) / self._std
+        embedding: NDArray[np.float32] = self.backbone.encode_images(normalised)[: len(batch)].cpu().numpy()
+        return embedding
+
+
+def _decode(plan: Plan, machine: Machine) -> Iterator[_Decoded]:
+    """Every item's decoded views, in the plan's order, whatever the number of workers."""
+    images = _Images(plan.manifest, plan.transform, plan.request.view_seed, list(_items(plan.missing)))
+    if machine.workers == 0 or len(images) < 64:
+        yield from (images[index] for index in range(len(images)))
+        return
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        batch_size=8,
+        collate_fn=list,
+        num_workers=min(machine.workers, len(images) // 8),
+        prefetch_factor=4,
+        worker_init_fn=_one_thread,
+    )
+    for decoded in loader:
+        yield from decoded
+
+
+def _items(missing: dict[str, Missing]) -> Iterator[_Item]:
+    """Whole images in manifest order, cut into shards of about SHARD_VIEWS embeddings within a split."""
+    shard = 0
+    for split, (row, number) in missing.items():
+        if not len(row):
+            continue
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        in_shard = 0
+        for start, stop in zip(starts, [*starts[1:], len(row)], strict=True):
+            if in_shard >= SHARD_VIEWS:
+                shard, in_shard = shard + 1, 0
+            in_shard += stop - start
+            yield _Item(split=split, row=int(row[start]), views=tuple(number[start:stop].tolist()), shard=shard)
+        shard += 1
+
+
+class _Images(Dataset[_Decoded]):
+    """Images by index, for loader processes."""
+
+    def __init__(self, manifest: Manifest, transform: Transform, view_seed: int, items: list[_Item]) -> None:
+        self.reader: Reader = manifest.reader
+        self.paths = {split: content.path for split, content in manifest.splits.items()}
+        self.transform = transform
+        self.view_seed = view_seed
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> _Decoded:
+        item = self.items[index]
+        path = self.paths[item.split][item.row]
+        try:
+            image, source = self.reader.read(path)
+            drawn = [
+                view(image, self.transform, number=number, path=path, seed=self.view_seed) for number in item.views
+            ]
+        except DataError as error:
+            nothing = np.zeros((0, 0, 0, 3), dtype=np.uint8)
+            return _Decoded(item=item, pixels=nothing, crop=np.zeros((0, 5), np.int32), source=(0, 0), error=str(error))
+        pixels = np.stack([pixels for pixels, _ in drawn])
+        return _Decoded(
+            item=item,
+            pixels=pixels,
+            crop=np.stack([crop for _, crop in drawn]),
+            source=(source.size_bytes, source.content_hash),
+        )
+
+
+def _one_thread(worker: int) -> None:  # noqa: ARG001
+    torch.set_num_threads(1)

@@ -1,0 +1,198 @@
+"""Tables and plots from outcomes. No number here that an Outcome does not hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache import console
+from featcache.errors import ConfigError, InputError
+from featcache.results import Summary
+from featcache.search import Outcome, RunRecord, mean_spread
+
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaRow:
+    """One alpha over all draws: mean and spread of accuracies, as fractions; None where nothing was chosen on."""
+
+    alpha: float
+    selection: tuple[float, float] | None
+    test: tuple[float, float]
+    times_chosen: int
+
+
+def alpha_rows(runs: tuple[RunRecord, ...]) -> list[AlphaRow]:
+    """The runs grouped by alpha, in order."""
+    rows = []
+    for alpha in sorted({run.alpha for run in runs}) if not math.isnan(runs[0].alpha) else [math.nan]:
+        same = [run for run in runs if run.alpha == alpha or math.isnan(alpha)]
+        selection = [run.selection.accuracy for run in same if run.selection]
+        rows.append(
+            AlphaRow(
+                alpha=alpha,
+                selection=mean_spread(selection) if selection else None,
+                test=mean_spread([run.test.accuracy for run in same if run.test]),
+                times_chosen=sum(run.chosen for run in same),
+            )
+        )
+    return rows
+
+
+def show(outcome: Outcome) -> None:
+    """The search as a table, an alpha curve and the sentence that counts."""
+    rows = alpha_rows(outcome.runs)
+    num_draws = len(outcome.chosen)
+    best = max(range(len(rows)), key=lambda index: rows[index].times_chosen)
+    selection_rows = outcome.chosen[0].selection.num_rows if outcome.chosen[0].selection else 0
+    test = outcome.chosen[0].test
+    assert test is not None
+    console.table(
+        [
+            "alpha",
+            f"{outcome.protocol} %",
+            "test % (not used to choose)" if outcome.protocol != "test-oracle" else "test %",
+            "chosen",
+        ],
+        [[f"{row.alpha:g}", percent(row.selection), percent(row.test), _times(row, num_draws)] for row in rows],
+        title=f"{outcome.adapter} on {outcome.dataset}, {outcome.backbone}, {_draw_words(outcome)}",
+        mark=best,
+    )
+    if len(rows) > 2:
+        console.raw(curve(rows, outcome.zero_shot.accuracy))
+    for text in outcome.notes:
+        console.warn(text)
+    alphas = ", ".join(f"{run.alpha:g}" for run in outcome.chosen)
+    mean, spread = outcome.test_accuracy
+    gain = 100 * (mean - outcome.zero_shot.accuracy)
+    chosen_on = f"on {outcome.protocol} ({selection_rows} images a draw)" if selection_rows else "by nobody (fixed)"
+    console.say(
+        f"chosen {chosen_on}: alpha {alphas} -> test {percent((mean, spread))} % of {test.num_rows} images; "
+        f"zero-shot {100 * outcome.zero_shot.accuracy:.2f} % ({gain:+.2f})"
+    )
+    laps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.seconds.items())
+    console.say(
+        f"{len(outcome.runs)} runs x {outcome.recipe.epochs} epochs in {sum(outcome.seconds.values()):.1f} s on {outcome.device} ({laps})"
+    )
+
+
+def as_json(outcome: Outcome) -> str:
+    """The whole outcome as JSON; NaN becomes null."""
+    return json.dumps(_no_nan(asdict(outcome)), indent=2)
+
+
+def show_summaries(summaries: list[Summary]) -> None:
+    """The searches, one a line."""
+    console.table(
+        ["id", "when (UTC)", "store", "adapter", "shots", "draws", "alpha", "chosen on", "val %", "test %", "s"],
+        [
+            [
+                str(row.id),
+                row.created[:16].replace("T", " "),
+                row.store,
+                row.adapter,
+                str(row.shots),
+                str(row.num_draws),
+                ",".join(f"{alpha:g}" for alpha in row.alphas) or "-",
+                row.protocol,
+                "-" if row.selection_accuracy is None else f"{100 * row.selection_accuracy:.2f}",
+                percent((row.test_accuracy, math.nan if row.test_spread is None else row.test_spread))
+                if row.test_accuracy is not None
+                else "-",
+                f"{row.seconds:.1f}",
+            ]
+            for row in summaries
+        ],
+    )
+
+
+def percent(value: tuple[float, float] | None) -> str:
+    """`90.04` or, with more than one draw, `90.04 ± 0.31`."""
+    if value is None:
+        return "-"
+    mean, spread = value
+    return f"{100 * mean:.2f}" if math.isnan(spread) else f"{100 * mean:.2f} ± {100 * spread:.2f}"
+
+
+def curve(rows: list[AlphaRow], zero_shot: float, *, height: int = 9, step: int = 5) -> str:
+    """Test accuracy against alpha in characters: ● where it was chosen, ○ elsewhere, ┄ at zero-shot."""
+    values = [row.test[0] for row in rows]
+    low, high = min([*values, zero_shot]), max(values)
+    span = max(high - low, 1e-9)
+    level = lambda value: round((value - low) / span * (height - 1))  # noqa: E731
+    lines = []
+    for line in range(height - 1, -1, -1):
+        cells = ""
+        for row, value in zip(rows, values, strict=True):
+            mark = (
+                ("●" if row.times_chosen else "○") if level(value) == line else "┄" if level(zero_shot) == line else " "
+            )
+            cells += mark.center(step, "┄" if level(zero_shot) == line else " ")
+        lines.append(f"{100 * (low + span * line / (height - 1)):6.2f} ┤{cells}")
+    axis = " " * 7 + "└" + "─" * (step * len(rows))
+    ticks = " " * 8 + "".join(f"{row.alpha:g}".center(step) for row in rows)
+    return "\n".join(["test %, ● chosen, ┄ zero-shot", *lines, axis, ticks + "  alpha"])
+
+
+def check_plot_file(file: Path) -> Path:
+    """The file itself, if it can be plotted to; raises before any work is done."""
+    if file.suffix.lower() not in PLOT_FORMATS:
+        raise ConfigError(f"--plot {file}: the ending says the format; use one of {', '.join(PLOT_FORMATS)}")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"--plot {file}: there is no folder {file.absolute().parent}")
+    return file
+
+
+def plot(outcome: Outcome, file: Path) -> None:
+    """Accuracy against alpha, mean and spread over draws, as PNG, SVG or PDF."""
+    from matplotlib.figure import Figure
+
+    rows = alpha_rows(outcome.runs)
+    alphas = [row.alpha for row in rows]
+    figure: Any = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    series = [("test (not used to choose)", [row.test for row in rows], "#1f5fbf", "-")]
+    if all(row.selection for row in rows):
+        series.append((outcome.protocol, [row.selection for row in rows if row.selection], "#c2571a", "--"))
+    for label, values, colour, line in series:
+        mean = [100 * value for value, _ in values]
+        spread = [0.0 if math.isnan(value) else 100 * value for _, value in values]
+        axes.plot(alphas, mean, line, color=colour, marker="o", markersize=4, label=label)
+        low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(alphas, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(100 * outcome.zero_shot.accuracy, color="#666666", linestyle=":", label="zero-shot, test")
+    for alpha in sorted({run.alpha for run in outcome.chosen}):
+        axes.axvline(alpha, color="#2b8a3e", linewidth=1, alpha=0.6)
+    axes.set_xlabel("residual ratio alpha (green: chosen)")
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(f"{outcome.adapter}, {outcome.dataset}, {outcome.backbone}, {_draw_words(outcome)}", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    try:
+        figure.savefig(file, dpi=160)
+    except OSError as error:
+        raise InputError(f"cannot write the plot {file}: {error.strerror}") from error
+
+
+def _draw_words(outcome: Outcome) -> str:
+    run = outcome.runs[0]
+    seeds = ", ".join(str(chosen.shot_seed) for chosen in outcome.chosen)
+    return f"{run.shots} shots, seed{'s' if len(outcome.chosen) > 1 else ''} {seeds}"
+
+
+def _times(row: AlphaRow, num_draws: int) -> str:
+    if not row.times_chosen:
+        return ""
+    return "chosen" if num_draws == 1 else f"{row.times_chosen} of {num_draws} draws"
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _no_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_no_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

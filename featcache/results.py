@@ -1,0 +1,209 @@
+"""The SQLite record of searches: every row holds what is needed to run it again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import InputError, UnknownNameError
+from featcache.search import Outcome, RunRecord
+from featcache.selection import Score
+from featcache.store.places import make_folder
+from featcache.store.writing import versions
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS search (
+  id INTEGER PRIMARY KEY,
+  created TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('chosen', 'done')),
+  store TEXT NOT NULL, store_key TEXT NOT NULL, content TEXT NOT NULL,
+  dataset TEXT NOT NULL, backbone TEXT NOT NULL, untrained INTEGER NOT NULL,
+  adapter TEXT NOT NULL, text_set TEXT NOT NULL, protocol TEXT NOT NULL,
+  recipe TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
+  versions TEXT NOT NULL, notes TEXT NOT NULL, seconds TEXT NOT NULL,
+  zero_shot_accuracy REAL, zero_shot_loss REAL, zero_shot_rows INTEGER
+);
+CREATE TABLE IF NOT EXISTS run (
+  id INTEGER PRIMARY KEY,
+  search INTEGER NOT NULL REFERENCES search (id) ON DELETE CASCADE,
+  config TEXT NOT NULL, alpha REAL,
+  shots INTEGER NOT NULL, shot_seed INTEGER NOT NULL, init_seed INTEGER NOT NULL, draw TEXT NOT NULL,
+  chosen INTEGER NOT NULL,
+  selection_accuracy REAL, selection_loss REAL, selection_rows INTEGER,
+  test_accuracy REAL, test_loss REAL, test_rows INTEGER
+);
+CREATE INDEX IF NOT EXISTS run_search ON run (search);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One search as a line of a list. Accuracies are fractions; spread is over draws, None for one draw."""
+
+    id: int
+    created: str
+    store: str
+    adapter: str
+    shots: int
+    num_draws: int
+    protocol: str
+    alphas: tuple[float, ...]
+    """The chosen alpha of each draw."""
+    selection_accuracy: float | None
+    test_accuracy: float | None
+    test_spread: float | None
+    seconds: float
+
+
+class Recorder:
+    """Writes one search: its choice before test is read, its test numbers afterwards."""
+
+    def __init__(self, path: Path, command: Sequence[str]) -> None:
+        self.path = path
+        self.command = list(command)
+        self.search_id: int | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Insert on the first call, fill in on the second."""
+        with _connect(self.path) as database:
+            if self.search_id is None:
+                self.search_id = _insert(database, outcome, self.command)
+            else:
+                _finish(database, outcome, self.search_id)
+
+
+def summaries(path: Path, *, limit: int | None = None) -> list[Summary]:
+    """The finished searches, newest first."""
+    with _connect(path) as database:
+        rows = database.execute(
+            "SELECT * FROM search WHERE state = 'done' ORDER BY id DESC LIMIT ?", (-1 if limit is None else limit,)
+        ).fetchall()
+        return [_summary(database, row) for row in rows]
+
+
+def fetch(path: Path, search_id: int) -> dict[str, Any]:
+    """One search with all its runs, as plain values; raises UnknownNameError."""
+    with _connect(path) as database:
+        row = database.execute("SELECT * FROM search WHERE id = ?", (search_id,)).fetchone()
+        if row is None:
+            known = [str(item[0]) for item in database.execute("SELECT id FROM search ORDER BY id DESC LIMIT 20")]
+            raise UnknownNameError("result", str(search_id), known)
+        runs = database.execute("SELECT * FROM run WHERE search = ? ORDER BY id", (search_id,)).fetchall()
+    decoded = {name: _decode(name, row[name]) for name in row.keys()}  # noqa: SIM118 (a sqlite3.Row has no items)
+    return {**decoded, "runs": [{name: _decode(name, run[name]) for name in run.keys()} for run in runs]}  # noqa: SIM118
+
+
+def _decode(name: str, value: Any) -> Any:
+    return json.loads(value) if name in ("recipe", "command", "versions", "notes", "seconds", "config") else value
+
+
+@contextmanager
+def _connect(path: Path) -> Iterator[sqlite3.Connection]:
+    make_folder(path.parent)
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as database:
+            database.row_factory = sqlite3.Row
+            # WAL lets readers and writers work side by side; file systems without it keep SQLite's default.
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA foreign_keys = ON")
+            database.executescript(_SCHEMA)
+            with database:
+                yield database
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"the results file {path} cannot be used ({error}); move it away to begin a new one"
+        ) from error
+
+
+def _insert(database: sqlite3.Connection, outcome: Outcome, command: list[str]) -> int:
+    values = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "state": "chosen",
+        "store": outcome.store,
+        "store_key": outcome.store_key,
+        "content": outcome.content,
+        "dataset": outcome.dataset,
+        "backbone": outcome.backbone,
+        "untrained": int(outcome.untrained),
+        "adapter": outcome.adapter,
+        "text_set": outcome.text_set,
+        "protocol": outcome.protocol,
+        "recipe": json.dumps(asdict(outcome.recipe)),
+        "device": outcome.device,
+        "command": json.dumps(command),
+        "versions": json.dumps(versions()),
+        "notes": json.dumps(outcome.notes),
+        "seconds": json.dumps(outcome.seconds),
+    }
+    search_id = _add(database, "search", values)
+    for run in outcome.runs:
+        _add(database, "run", {"search": search_id, **_run_values(run)})
+    return search_id
+
+
+def _finish(database: sqlite3.Connection, outcome: Outcome, search_id: int) -> None:
+    zero_shot = outcome.zero_shot
+    database.execute(
+        "UPDATE search SET state = 'done', seconds = ?, zero_shot_accuracy = ?, zero_shot_loss = ?, zero_shot_rows = ? WHERE id = ?",
+        (json.dumps(outcome.seconds), zero_shot.accuracy, zero_shot.loss, zero_shot.num_rows, search_id),
+    )
+    ids = [row[0] for row in database.execute("SELECT id FROM run WHERE search = ? ORDER BY id", (search_id,))]
+    for run_id, run in zip(ids, outcome.runs, strict=True):
+        assert run.test is not None
+        database.execute(
+            "UPDATE run SET test_accuracy = ?, test_loss = ?, test_rows = ? WHERE id = ?",
+            (run.test.accuracy, run.test.loss, run.test.num_rows, run_id),
+        )
+
+
+def _run_values(run: RunRecord) -> dict[str, Any]:
+    selection = run.selection or Score(accuracy=float("nan"), loss=float("nan"), num_rows=0)
+    return {
+        "config": json.dumps(run.config, sort_keys=True),
+        "alpha": run.alpha,
+        "shots": run.shots,
+        "shot_seed": run.shot_seed,
+        "init_seed": run.init_seed,
+        "draw": run.draw,
+        "chosen": int(run.chosen),
+        "selection_accuracy": selection.accuracy,
+        "selection_loss": selection.loss,
+        "selection_rows": selection.num_rows,
+    }
+
+
+def _add(database: sqlite3.Connection, table: str, values: dict[str, Any]) -> int:
+    marks = ", ".join("?" for _ in values)
+    cursor = database.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", list(values.values()))
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _summary(database: sqlite3.Connection, row: sqlite3.Row) -> Summary:
+    from featcache.search import mean_spread
+
+    chosen = database.execute(
+        "SELECT * FROM run WHERE search = ? AND chosen ORDER BY shot_seed", (row["id"],)
+    ).fetchall()
+    mean, spread = mean_spread([run["test_accuracy"] for run in chosen])
+    selected = [run["selection_accuracy"] for run in chosen if run["selection_accuracy"] is not None]
+    return Summary(
+        id=row["id"],
+        created=row["created"],
+        store=row["store"],
+        adapter=row["adapter"],
+        shots=chosen[0]["shots"],
+        num_draws=len(chosen),
+        protocol=row["protocol"],
+        alphas=tuple(run["alpha"] for run in chosen if run["alpha"] is not None),
+        selection_accuracy=sum(selected) / len(selected) if selected else None,
+        test_accuracy=mean,
+        test_spread=None if spread != spread else spread,
+        seconds=sum(json.loads(row["seconds"]).values()),
+    )
