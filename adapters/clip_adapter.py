@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import ConfigError
-from featcache.ops import cosine_logits
+from featcache.ops import cosine_logits, cosine_loss_gradient
 from featcache.task import Frozen, Hyper, Params, Task
 
 
@@ -59,6 +59,18 @@ class ClipAdapter:
         adapted = ((image @ params["down"]).relu() @ params["up"]).relu()  # (N, D)
         blend = hyper["alpha"] * adapted + (1 - hyper["alpha"]) * image
         return cosine_logits(blend, frozen.text, frozen.logit_scale)  # (N, C)
+
+    def gradient_factors(
+        self, params: Params, image: Tensor, label: Tensor, frozen: Frozen, hyper: Hyper
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """The same loss differentiated by hand, stacked: images (R, b, D), labels (R, b)."""
+        alpha = hyper["alpha"].view(-1, 1, 1)
+        hidden = torch.bmm(image, params["down"]).relu_()  # (R, b, B)
+        adapted = torch.bmm(hidden, params["up"]).relu_()  # (R, b, D)
+        blend = torch.lerp(image, adapted, alpha)
+        to_up = cosine_loss_gradient(blend, label, frozen.text, frozen.logit_scale).mul_(alpha).mul_(adapted > 0)
+        to_down = torch.bmm(to_up, params["up"].mT).mul_(hidden > 0)  # (R, b, B)
+        return {"down": (image, to_down), "up": (hidden, to_up)}
 
 
 def _uniform(fan_in: int, fan_out: int, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -12,11 +12,14 @@ from featcache.errors import UnknownNameError
 from featcache.recipes import Recipe
 from featcache.task import Params
 
+Gradient = Tensor | tuple[Tensor, Tensor]
+"""A gradient (R, m, n), or factors (R, b, m) and (R, b, n) of it: it is their product over b."""
+
 
 class Optimiser(Protocol):
     """Moves stacked parameters in place."""
 
-    def step(self, gradient: Params, lr: Sequence[float]) -> None:
+    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
         """One step; `gradient` may be used up, `lr` has one value a run."""
         ...
 
@@ -41,11 +44,11 @@ class Sgd:
         self._velocity = {name: torch.zeros_like(value) for name, value in params.items()}
 
     @torch.no_grad()
-    def step(self, gradient: Params, lr: Sequence[float]) -> None:
+    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
         """v = momentum v + g + weight_decay p; p = p - lr v."""
         for name, param in self.params.items():
             velocity = self._velocity[name]
-            velocity.mul_(self.momentum).add_(gradient[name]).add_(param, alpha=self.weight_decay)
+            _decay_and_add(velocity, gradient[name], self.momentum).add_(param, alpha=self.weight_decay)
             _subtract(param, velocity, lr)
 
 
@@ -60,16 +63,28 @@ class AdamW:
         self._square = {name: torch.zeros_like(value) for name, value in params.items()}
 
     @torch.no_grad()
-    def step(self, gradient: Params, lr: Sequence[float]) -> None:
+    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
         """Loshchilov and Hutter 2019, algorithm 2."""
         self._steps += 1
         unbias_mean, unbias_square = 1 - 0.9**self._steps, 1 - 0.999**self._steps
         for name, param in self.params.items():
-            mean, square, grad = self._mean[name], self._square[name], gradient[name]
+            mean, square, grad = self._mean[name], self._square[name], _whole(gradient[name])
             mean.lerp_(grad, 1 - 0.9)
             square.mul_(0.999).addcmul_(grad, grad, value=1 - 0.999)
             update = (mean / unbias_mean) / ((square / unbias_square).sqrt_().add_(1e-8))
             _subtract(param, update.add_(param, alpha=self.weight_decay), lr)
+
+
+def _decay_and_add(velocity: Tensor, gradient: Gradient, momentum: float) -> Tensor:
+    """velocity = momentum velocity + gradient, in place; from factors without ever writing the gradient to memory."""
+    if isinstance(gradient, Tensor):
+        return velocity.mul_(momentum).add_(gradient)
+    left, right = gradient
+    return velocity.baddbmm_(left.mT, right, beta=momentum)
+
+
+def _whole(gradient: Gradient) -> Tensor:
+    return gradient if isinstance(gradient, Tensor) else gradient[0].mT @ gradient[1]
 
 
 def _subtract(param: Tensor, direction: Tensor, lr: Sequence[float]) -> None:

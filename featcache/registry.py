@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from featcache.errors import ConfigError, UnknownNameError
-from featcache.task import Method, Solved, Trained
+from featcache.task import Method
 
 _PACKAGE = Path(__file__).parent
 
@@ -52,7 +52,8 @@ def _load_file(name: str, path: Path) -> ModuleType:
     if loaded is not None and loaded.__file__ == str(path):
         return loaded
     spec = importlib.util.spec_from_file_location(full_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[full_name] = module  # before it runs: postponed annotations look their module up here
     try:
@@ -70,10 +71,5 @@ def _is_method(item: object, module: ModuleType) -> bool:
         and is_dataclass(item)
         and hasattr(item, "needs")
         and hasattr(item, "logits")
-        and (issubclass_of(item, Trained) or issubclass_of(item, Solved))
+        and (hasattr(item, "init") or hasattr(item, "solve"))
     )
-
-
-def issubclass_of(item: type, protocol: type) -> bool:
-    """Whether a class has the method that tells a trained from a solved one."""
-    return hasattr(item, "init" if protocol is Trained else "solve")

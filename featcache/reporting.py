@@ -75,8 +75,9 @@ def show(outcome: Outcome) -> None:
         f"zero-shot {100 * outcome.zero_shot.accuracy:.2f} % ({gain:+.2f})"
     )
     laps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.seconds.items())
+    total = sum(outcome.seconds.values())
     console.say(
-        f"{len(outcome.runs)} runs x {outcome.recipe.epochs} epochs in {sum(outcome.seconds.values()):.1f} s on {outcome.device} ({laps})"
+        f"{len(outcome.runs)} runs x {outcome.recipe.epochs} epochs in {total:.1f} s on {outcome.device} ({laps})"
     )
 
 
@@ -123,7 +124,10 @@ def curve(rows: list[AlphaRow], zero_shot: float, *, height: int = 9, step: int 
     values = [row.test[0] for row in rows]
     low, high = min([*values, zero_shot]), max(values)
     span = max(high - low, 1e-9)
-    level = lambda value: round((value - low) / span * (height - 1))  # noqa: E731
+
+    def level(value: float) -> int:
+        return round((value - low) / span * (height - 1))
+
     lines = []
     for line in range(height - 1, -1, -1):
         cells = ""

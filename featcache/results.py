@@ -150,7 +150,8 @@ def _insert(database: sqlite3.Connection, outcome: Outcome, command: list[str]) 
 def _finish(database: sqlite3.Connection, outcome: Outcome, search_id: int) -> None:
     zero_shot = outcome.zero_shot
     database.execute(
-        "UPDATE search SET state = 'done', seconds = ?, zero_shot_accuracy = ?, zero_shot_loss = ?, zero_shot_rows = ? WHERE id = ?",
+        "UPDATE search SET state = 'done', seconds = ?,"
+        " zero_shot_accuracy = ?, zero_shot_loss = ?, zero_shot_rows = ? WHERE id = ?",
         (json.dumps(outcome.seconds), zero_shot.accuracy, zero_shot.loss, zero_shot.num_rows, search_id),
     )
     ids = [row[0] for row in database.execute("SELECT id FROM run WHERE search = ? ORDER BY id", (search_id,))]

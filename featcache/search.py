@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -168,7 +168,7 @@ def search(
 def expand(adapter: str, grid: dict[str, tuple[float, ...]]) -> list[Method]:
     """The methods of a grid, every field's values times every other's; raises for what the method does not know."""
     kind = registry.load(adapter)
-    known = field_values(kind()) if not grid else {name: None for name in getattr(kind, "__dataclass_fields__", {})}
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in grid:
         if name not in known:
             raise ConfigError(f"{adapter} has no field {name!r}; it has: {', '.join(known) or 'none'}")

@@ -76,6 +76,24 @@ class Trained(Method, Protocol):
 
 
 @runtime_checkable
+class Factored(Trained, Protocol):
+    """A trained method that writes out its stacked gradient by hand, to spare autograd's memory traffic.
+
+    The engine tests it against autograd (tests/test_methods.py); results do not depend on which of the two ran.
+    """
+
+    def gradient_factors(
+        self, params: Params, image: Tensor, label: Tensor, frozen: Frozen, hyper: Hyper
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each parameter (R, m, n) factors (R, b, m) and (R, b, n) whose product over b is its loss gradient.
+
+        Everything is stacked: images (R, b, D), labels (R, b), hyper values (R,). Left as factors, a gradient goes
+        into the momentum in the same product that makes it.
+        """
+        ...
+
+
+@runtime_checkable
 class Solved(Method, Protocol):
     """A method fitted in closed form, or that has nothing to fit."""
 

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featcache.optimisers import Optimiser, make_optimiser
+from featcache.optimisers import Gradient, make_optimiser
 from featcache.recipes import Recipe
-from featcache.task import Frozen, Hyper, Method, Params, Task, Trained, swept_fields
+from featcache.task import Factored, Frozen, Hyper, Method, Params, Task, Trained, swept_fields
 
 Progress = Callable[[int], None]
 """Told how many run-epochs have just been done."""
@@ -87,6 +87,7 @@ def _train_stack(
     hyper = stack_hyper([run.method for run in runs], tasks[0].image.device)
     optimiser = make_optimiser(recipe, params)
     groups = sorted({(run.draw, run.init_seed) for run in runs})
+    gradient = _by_hand if isinstance(method, Factored) else _by_autograd
     group = torch.tensor([groups.index((run.draw, run.init_seed)) for run in runs], device=tasks[0].image.device)
     for epoch in range(recipe.epochs):
         if stop.is_set():
@@ -96,34 +97,30 @@ def _train_stack(
         image = torch.stack([image for image, _ in rows])  # (G, steps, b, D)
         label = torch.stack([label for _, label in rows])  # (G, steps, b)
         for step in range(image.shape[1]):
-            _step(
-                method,
-                params,
-                (_spread(image[:, step], group), _spread(label[:, step], group)),
-                tasks[0],
-                hyper,
-                optimiser,
-                lr,
-            )
+            batch = _spread(image[:, step], group), _spread(label[:, step], group)  # (R, b, D), (R, b)
+            optimiser.step(gradient(method, params, batch, tasks[0], hyper), lr)
         progress(len(runs))
     return [{name: value[index].detach().clone() for name, value in params.items()} for index in range(len(runs))]
 
 
-def _step(
-    method: Method,
-    params: Params,
-    batch: tuple[Tensor, Tensor],
-    frozen: Frozen,
-    hyper: Hyper,
-    optimiser: Optimiser,
-    lr: Sequence[float],
-) -> None:
+def _by_autograd(
+    method: Method, params: Params, batch: tuple[Tensor, Tensor], frozen: Frozen, hyper: Hyper
+) -> dict[str, Gradient]:
+    """Each run's gradient of its mean cross-entropy over the batch."""
     image, label = batch  # (R, b, D), (R, b)
     logits = torch.vmap(lambda p, x, h: method.logits(p, x, frozen, h))(params, image, hyper)  # (R, b, C)
     # Summed over runs, averaged over the batch: each run's gradient is what it would be alone.
     loss = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="sum") / label.shape[1]
-    gradient = torch.autograd.grad(loss, list(params.values()))
-    optimiser.step(dict(zip(params, gradient, strict=True)), lr)
+    return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+
+
+@torch.no_grad()
+def _by_hand(
+    method: Method, params: Params, batch: tuple[Tensor, Tensor], frozen: Frozen, hyper: Hyper
+) -> dict[str, Gradient]:
+    """The same from the method's own factors."""
+    assert isinstance(method, Factored)
+    return dict(method.gradient_factors(params, *batch, frozen, hyper))
 
 
 def _initial(runs: Sequence[Run], tasks: Sequence[Task]) -> Params:

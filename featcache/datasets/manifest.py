@@ -1,0 +1,149 @@
+"""What a data set is before any image is read, and the readers that turn one of its paths into an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featcache import views
+from featcache.errors import DataError
+
+
+class SourceInfo(NamedTuple):
+    """By what a changed image is noticed."""
+
+    size_bytes: int
+    """Length of the file, or of the rendered array."""
+    content_hash: int
+    """First 8 bytes of the SHA-256 of those bytes, as an unsigned 64-bit number, big-endian."""
+
+
+class Reader(Protocol):
+    """Turns a manifest's path into an image; picklable, since loader processes get a copy."""
+
+    def read_bytes(self, path: str) -> bytes:
+        """The bytes that `SourceInfo` is about."""
+        ...
+
+    def read(self, path: str) -> tuple[Image.Image, SourceInfo]:
+        """The RGB image and what it was made from. Raises DataError that names the path."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads image files under `root`."""
+
+    root: Path
+
+    def read_bytes(self, path: str) -> bytes:
+        """The file's bytes."""
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            reason = "not found" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
+            raise DataError(
+                f"image {path} is listed in the data set but {reason} under {self.root}; restore the file, or take it "
+                "out of the data set"
+            ) from error
+
+    def read(self, path: str) -> tuple[Image.Image, SourceInfo]:
+        """The decoded file."""
+        data = self.read_bytes(path)
+        try:
+            image = views.decode(data)
+        except DataError as error:
+            raise DataError(
+                f"image {path} under {self.root} does not decode: {error}; replace the file, or skip such images with "
+                "--on-bad-image skip"
+            ) from error
+        return image, source_info(data)
+
+
+@dataclass(frozen=True)
+class RenderedReader:
+    """Renders images of the bundled `shapes`."""
+
+    def read_bytes(self, path: str) -> bytes:
+        """The rendered array's bytes: rows of RGB pixels."""
+        return _render(path).tobytes()
+
+    def read(self, path: str) -> tuple[Image.Image, SourceInfo]:
+        """The rendered image."""
+        pixels = _render(path)
+        return Image.fromarray(pixels), source_info(pixels.tobytes())
+
+
+def source_info(data: bytes) -> SourceInfo:
+    """Size and content hash of an image's bytes."""
+    return SourceInfo(len(data), int.from_bytes(hashlib.sha256(data).digest()[:8], "big"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """One split of a data set."""
+
+    path: tuple[str, ...]
+    """POSIX paths relative to the data set's own folder."""
+    label: NDArray[np.int64]
+    """(N,) class index of each path."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Manifest:
+    """Every image of a data set, with class and split. Compare two by `digest`."""
+
+    name: str
+    """As typed, save that folder:PATH keeps only the folder's own name."""
+    classes: tuple[str, ...]
+    """Names as put into prompts, by class index."""
+    template: str
+    """The data set's single prompt, with one {} for the class name."""
+    splits: dict[str, Split]
+    """"test" always; "train" and "val" where the data set has them."""
+    source: str
+    """Where the splits come from, in a few words."""
+    reader: Reader
+    """Turns a path into an image."""
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file name."""
+        return re.sub(r"[^\w.-]+", "-", self.name, flags=re.ASCII).strip("-.")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of every (split, path, class index) in order: it changes if and only if one of them does."""
+        content = [[name, list(split.path), split.label.tolist()] for name, split in sorted(self.splits.items())]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def split_of(items: Sequence[tuple[str, int]]) -> Split:
+    """The split that lists these (path, class index) in this order. Raises DataError for a name that is not Unicode."""
+    for path, _ in items:
+        check_unicode(path)
+    return Split(path=tuple(path for path, _ in items), label=np.array([label for _, label in items], dtype=np.int64))
+
+
+def check_unicode(text: str) -> None:
+    """Raises DataError for text that a store, which keeps UTF-8, could not hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the name {text!r} is not valid Unicode; rename it") from error
+
+
+def _render(path: str) -> NDArray[np.uint8]:
+    from featcache.bundled import shapes  # the renderer loads only where its images are asked for
+
+    return shapes.read(path)

@@ -1,0 +1,108 @@
+"""The draws of `shots` images a class, exactly as CoOp makes them.
+
+CoOp (Zhou et al., IJCV 2022; github.com/KaiyangZhou/CoOp, through Dassl's `generate_fewshot_dataset`) seeds Python's
+generator once, groups the train list by class in order of first appearance, samples `shots` images of each, and goes
+on with the same generator over val with min(shots, 4). Draws of different `shots` are therefore not nested, and val
+hangs on train. Where a data set has no val split (ImageNet) CoOp chose on the test set; here the same generator holds
+out further train images instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import ConfigError, DataError
+
+MAX_VAL_SHOTS: Final = 4  # CoOp never validates on more images a class
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
+    """The images of (shots, shot_seed). Compare two by `digest`."""
+
+    shots: int
+    """Images a class, at least 1; a class with fewer gives all it has."""
+    shot_seed: int
+    """Seed of the generator that chose them."""
+    train: NDArray[np.int64]
+    """(S,) rows of the manifest's train split, in CoOp's order."""
+    val: NDArray[np.int64]
+    """(N,) rows of the split that `val_split` names, min(shots, 4) a class."""
+    val_split: str
+    """"val"; "train" where they are held out of train; "" where train has no further image."""
+    short_classes: tuple[tuple[int, int], ...]
+    """(class index, number of train images) of each class with fewer than `shots`, ascending."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of which images were drawn, from where and in which order."""
+        content = [self.shots, self.shot_seed, self.train.tolist(), self.val_split, self.val.tolist()]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def draw(
+    train_label: NDArray[np.integer[Any]],
+    val_label: NDArray[np.integer[Any]] | None,
+    *,
+    shots: int,
+    shot_seed: int,
+) -> Draw:
+    """The draw that CoOp makes of the labels (N,) of train and val; None or no rows: the data set has no val.
+
+    A pure function of its arguments; Python's global generator is not touched. Raises ConfigError for `shots` below 1
+    or a negative seed, DataError for labels that are not one row of integers.
+    """
+    _check(shots, shot_seed)
+    generator = random.Random(shot_seed)  # the stream of CoOp's random.seed(shot_seed)
+    rows_by_class = _rows_by_class(train_label, "train")
+    train = _sample(generator, rows_by_class, shots)
+    if val_label is not None and len(val_label):
+        val_split, pool = "val", _rows_by_class(val_label, "val")
+    else:
+        drawn = set(train)
+        val_split = "train"
+        pool = {label: [row for row in rows if row not in drawn] for label, rows in rows_by_class.items()}
+    val = _sample(generator, pool, min(shots, MAX_VAL_SHOTS))
+    return Draw(
+        shots=shots,
+        shot_seed=shot_seed,
+        train=np.array(train, dtype=np.int64),
+        val=np.array(val, dtype=np.int64),
+        val_split=val_split if val else "",
+        short_classes=tuple(sorted((label, len(rows)) for label, rows in rows_by_class.items() if len(rows) < shots)),
+    )
+
+
+def _check(shots: int, shot_seed: int) -> None:
+    if shots < 1:
+        raise ConfigError(f"shots = {shots}: a draw needs at least 1 image a class")
+    if shot_seed < 0:  # random.Random(-1) is random.Random(1): two names for one draw
+        raise ConfigError(f"shot seed = {shot_seed}: seeds are 0 or above")
+
+
+def _rows_by_class(label: NDArray[np.integer[Any]], split: str) -> dict[int, list[int]]:
+    """Rows of each class, classes in order of first appearance."""
+    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+        raise DataError(
+            f"a draw needs the {split} labels as one row of integers; found {label.dtype} of shape {label.shape}"
+        )
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(label.tolist()):
+        rows.setdefault(index, []).append(row)
+    return rows
+
+
+def _sample(generator: random.Random, rows_by_class: dict[int, list[int]], shots: int) -> list[int]:
+    """`shots` rows of each class. A class with fewer gives all, in order, and leaves the generator as it was."""
+    chosen: list[int] = []
+    for rows in rows_by_class.values():
+        chosen += generator.sample(rows, shots) if len(rows) >= shots else rows
+    return chosen

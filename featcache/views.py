@@ -1,0 +1,204 @@
+"""Preprocessing styles, and the augmented views of one decoded image.
+
+View 0 is the test transform; views 1, 2, .. are random resized crops with a horizontal flip. Given the same box, the
+pixels equal torchvision's on PIL images bit for bit (tests/test_views.py). Neither torch nor torchvision is imported:
+the processes that decode need PIL and numpy alone. Mean and std are applied later, on the device.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from featcache.errors import ConfigError, DataError
+
+STYLES: Final = ("coop", "clip")
+INTERPOLATIONS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Named, because PIL left to itself also tries EPS, which starts Ghostscript on what a data set holds. MPO, the JPEG of
+# many telephones, is read by "JPEG".
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+Box = tuple[int, int, int, int]  # top, left, height, width in the original image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """How an image becomes pixels: part of a store's key."""
+
+    style: str
+    """View 0: "coop" squashes both sides to `size`; "clip" brings the short side to `size` and crops the centre."""
+    size: int
+    """Side of the square that the image tower takes, in pixels."""
+    mean: tuple[float, float, float]
+    """Subtracted from pixels in [0, 1], per channel; the tower's own."""
+    std: tuple[float, float, float]
+    """Divides after `mean`; the tower's own."""
+    interpolation: str = "bicubic"
+    """"bicubic", as CLIP and CoOp have it, or "bilinear"; both antialiased."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that an augmented view shows, in (0, 1]; CoOp's range (Tip-Adapter: 0.5 to 1)."""
+    flip: float = 0.5
+    """Probability that an augmented view is mirrored, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        demands = {
+            f"style is one of {', '.join(STYLES)}": self.style in STYLES,
+            f"interpolation is one of {', '.join(INTERPOLATIONS)}": self.interpolation in INTERPOLATIONS,
+            "size is at least 1 pixel": self.size >= 1,
+            "mean has three values": len(self.mean) == 3,
+            "std has three values above 0": len(self.std) == 3 and all(value > 0 for value in self.std),
+            "crop_scale is (low, high) with 0 < low <= high <= 1": 0 < low <= high <= 1,
+            "flip lies in [0, 1]": 0 <= self.flip <= 1,
+        }
+        for demand, holds in demands.items():
+            if not holds:
+                raise ConfigError(f"cannot use {self}: {demand}")
+
+
+def decode(data: bytes) -> Image.Image:
+    """RGB image, as PIL's `convert("RGB")` gives it: transparency is dropped, an EXIF rotation is not applied.
+
+    16-bit grey keeps its high byte, as PIL does with 16-bit colour; `convert` alone would clip it to white. The first
+    frame of an animation is taken. Raises DataError when the bytes are not an image that can be read whole, or when it
+    has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Odd palettes and metadata change no pixel; an image above PIL's limit must not pass with a warning.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                image = _rgb(opened)
+    except DataError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"it is too large to decode safely ({error}); shrink it first") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"its {len(data)} bytes begin like none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # damaged files make PIL's readers raise almost anything
+        raise DataError(f"it cannot be read whole ({type(error).__name__}: {error})") from error
+    if not image.width or not image.height:
+        raise DataError(f"it has no pixels ({image.width} x {image.height})")
+    return image
+
+
+def view(
+    image: Image.Image, transform: Transform, *, number: int, path: str, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Pixels (size, size, 3) and crop (5,) = top, left, height, width, flip of one view of an RGB image.
+
+    The crop is in the original image's coordinates, flip is 0 or 1. Number 0 is the test transform; a later one is a
+    function of (seed, path, number) and the image's size alone, so view 7 needs no views 1 to 6 and no worker count,
+    batch order or restart can change it. Raises DataError for an image too narrow for style "clip".
+    """
+    assert image.mode == "RGB", image.mode
+    assert number >= 0, number
+    if number == 0:
+        try:
+            resized, box = _TEST_VIEWS[transform.style](image, transform)
+        except DataError as error:
+            raise DataError(f"image {path} has no test view: {error}") from error
+        flip = False
+    else:
+        box, flip = _random_crop(image.size, transform, _uniforms(seed, path, number))
+        resized = _squash(_cut(image, box), (transform.size, transform.size), transform)
+    if flip:  # by PIL: numpy takes ten times as long to copy a mirrored array
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = np.array(resized)  # a copy: PIL's own array is read-only, which torch warns about
+    return pixels, np.array([*box, flip], dtype=np.int32)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB. Raises DataError for pixels whose range the file does not say."""
+    sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if sixteen_bit:  # PIL before 11 opens such a PNG as "I"
+        high_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(high_byte).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError(f"its 32-bit pixels (mode {image.mode}) have no stated range; convert it to 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _coop_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
+    """torchvision's Resize((size, size)), and the whole image as its box."""
+    return _squash(image, (transform.size, transform.size), transform), (0, 0, image.height, image.width)
+
+
+def _clip_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
+    """torchvision's Resize(size) then CenterCrop(size), and the box this shows of the original image."""
+    size, short, long = transform.size, min(image.size), max(image.size)
+    resized_long = int(size * long / short)
+    if Image.MAX_IMAGE_PIXELS is not None and size * resized_long > Image.MAX_IMAGE_PIXELS:
+        raise DataError(
+            f"it is {image.width} x {image.height} pixels, too narrow for style clip, which would make its long side "
+            f"{resized_long}; crop it first, or use style coop"
+        )
+    width, height = (size, resized_long) if image.width <= image.height else (resized_long, size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = _squash(image, (width, height), transform).crop((left, top, left + size, top + size))
+    box = (
+        min(round(top * image.height / height), image.height - short),
+        min(round(left * image.width / width), image.width - short),
+        short,
+        short,
+    )
+    return resized, box
+
+
+_TEST_VIEWS: Final = {"coop": _coop_view, "clip": _clip_view}
+
+
+def _random_crop(size: tuple[int, int], transform: Transform, uniforms: Iterator[float]) -> tuple[Box, bool]:
+    """Box and flip of a random resized crop, by torchvision's rule (RandomResizedCrop.get_params)."""
+    width, height = size
+    flip = next(uniforms) < transform.flip  # first, so that it does not hang on the number of attempts
+    low, high = transform.crop_scale
+    for _ in range(10):
+        area = width * height * (low + (high - low) * next(uniforms))
+        ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * next(uniforms))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int((height - h + 1) * next(uniforms)), int((width - w + 1) * next(uniforms))
+            return (top, left, h, w), flip
+    return _widest_centre(width, height), flip
+
+
+def _widest_centre(width: int, height: int) -> Box:
+    """The largest central box whose ratio lies in [3/4, 4/3]: what is left for images too narrow to crop at random."""
+    w, h = width, height
+    if width / height < 3 / 4:
+        h = round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        w = round(height * (4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _cut(image: Image.Image, box: Box) -> Image.Image:
+    """The box as an image of its own: PIL's `resize(box=..)` would let pixels from outside bleed in."""
+    top, left, height, width = box
+    return image.crop((left, top, left + width, top + height))
+
+
+def _squash(image: Image.Image, size: tuple[int, int], transform: Transform) -> Image.Image:
+    return image.resize(size, INTERPOLATIONS[transform.interpolation])
+
+
+def _uniforms(seed: int, path: str, number: int) -> Iterator[float]:
+    """Endless numbers in [0, 1) with 53 random bits, a function of the arguments alone: BLAKE2b in counter mode."""
+    block = 0
+    while True:
+        # The path comes last: it alone may hold any character, so no two arguments give the same message.
+        message = f"{seed} {number} {block} {path}".encode()
+        words = np.frombuffer(blake2b(message, person=b"featcache/views1").digest(), dtype="<u8")  # (8,)
+        yield from ((words >> 11) * 2.0**-53).tolist()
+        block += 1
