@@ -1,0 +1,42 @@
+# make demo   the whole story on a bundled data set: extract, fit, table, plot
+# make test   the test suite
+# make check  ruff, mypy --strict and the test suite
+# Each creates .venv and installs what it needs; PYTHON names another interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY = passive
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.installed
+	@mkdir -p demo
+	$(BIN)/featcache extract --dataset shapes --backbone tiny
+	$(BIN)/featcache fit --alpha-grid 0:1:0.1 --plot demo/alpha.png
+	@echo
+	@echo "Next, your own images, one folder a class:  $(BIN)/featcache extract --dataset folder:PATH --backbone RN50"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "featcache needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
