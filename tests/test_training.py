@@ -1,0 +1,171 @@
+"""The stacked trainer: equal to torch's optimisers, to a plain reference, and to one run at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from featcache import recipes, registry
+from featcache.errors import ConfigError, UnknownNameError
+from featcache.optimisers import make_optimiser
+from featcache.task import Task
+from featcache.training import Run, _epoch_rows, num_run_epochs, predict, train
+from tests import reference, synthetic
+
+ClipAdapter = registry.load("clip_adapter")
+COOP = recipes.make("coop", shots=16, dataset="any")
+
+
+def _runs(alphas: list[float], *, draws: int = 1, lr: float = 0.02) -> list[Run]:
+    return [
+        Run(method=ClipAdapter(alpha=alpha), lr=lr, draw=draw, init_seed=draw)
+        for draw in range(draws)
+        for alpha in alphas
+    ]
+
+
+def test_all_runs_at_once_equal_one_by_one() -> None:
+    tasks = [synthetic.task(seed=seed) for seed in (0, 1)]
+    recipe = replace(COOP, epochs=20, batch_size=16)
+    runs = _runs([0.1, 0.4, 0.7, 1.0], draws=2)
+    together = train(runs, tasks, recipe)
+    for run, params in zip(runs, together, strict=True):
+        (alone,) = train([run], tasks, recipe)
+        for name in params:
+            torch.testing.assert_close(params[name], alone[name], rtol=0, atol=1e-5)
+        accuracies = [
+            (
+                predict(run.method, p, tasks[run.draw].image[:, 0], tasks[run.draw]).argmax(1) == tasks[run.draw].label
+            ).sum()
+            for p in (params, alone)
+        ]
+        assert abs(int(accuracies[0] - accuracies[1])) <= 1
+
+
+def test_matches_the_plain_reference() -> None:
+    task = synthetic.task()
+    recipe = replace(COOP, epochs=6, batch_size=16)
+    run = _runs([0.6])[0]
+    (params,) = train([run], [task], recipe)
+    start = run.method.init(task, torch.Generator().manual_seed(run.init_seed))
+    model = reference.ClipAdapter(start["down"], start["up"], 0.6)
+    batches = [
+        (image, label, recipe.lr_at(epoch, run.lr))
+        for epoch in range(recipe.epochs)
+        for image, label in zip(*_epoch_rows(task, run.init_seed, epoch, recipe.batch_size), strict=True)
+    ]
+    losses = reference.fit_sgd(model, batches, task.text, task.logit_scale, momentum=0.9, weight_decay=5e-4)
+    torch.testing.assert_close(params["down"], model.fc[0].weight.T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(params["up"], model.fc[2].weight.T, rtol=0, atol=1e-5)
+    assert max(losses) > 0.5, "a task that is solved from the start would prove nothing"
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("factored", [False, True])
+def test_optimisers_equal_torch(optimiser: str, factored: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 7, 5, generator=generator)
+    lrs = [0.1, 0.01, 0.001]
+    recipe = replace(COOP, optimiser=optimiser, weight_decay=0.03)
+    ours = {"w": start.clone()}
+    stacked = make_optimiser(recipe, ours)
+    theirs = [start[index].clone().requires_grad_() for index in range(3)]
+    kinds = {
+        "sgd": lambda p, lr: torch.optim.SGD([p], lr, momentum=0.9, weight_decay=0.03),
+        "adamw": lambda p, lr: torch.optim.AdamW([p], lr, weight_decay=0.03),
+    }
+    singles = [kinds[optimiser](p, lr) for p, lr in zip(theirs, lrs, strict=True)]
+    for _ in range(20):
+        left, right = torch.randn(3, 4, 7, generator=generator), torch.randn(3, 4, 5, generator=generator)
+        whole = left.mT @ right
+        for index, (param, single) in enumerate(zip(theirs, singles, strict=True)):
+            param.grad = whole[index].clone()
+            single.step()
+        stacked.step({"w": (left, right) if factored else whole.clone()}, lrs)
+    # torch's AdamW takes eps and weight decay in another order of operations: equal to rounding.
+    torch.testing.assert_close(ours["w"], torch.stack([p.detach() for p in theirs]), rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_optimiser_and_preset_list_the_known() -> None:
+    with pytest.raises(UnknownNameError, match="sgd"):
+        make_optimiser(replace(COOP, optimiser="lion"), {})
+    with pytest.raises(UnknownNameError, match="coop"):
+        recipes.make("cop", shots=1, dataset="any")
+
+
+def test_schedule_is_dassls() -> None:
+    """Warm-up epoch at 1e-5, then a cosine that the warm-up has not advanced."""
+    rates = [replace(COOP, epochs=4).lr_at(epoch, 0.002) for epoch in range(4)]
+    cosine = [0.001 * (1 + math.cos(math.pi * done / 4)) for done in range(3)]
+    assert rates == pytest.approx([1e-5, *cosine])
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.002)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, 4.0)
+    for rate in rates[1:]:
+        assert theirs.param_groups[0]["lr"] == pytest.approx(rate)
+        theirs.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("shots", "dataset", "epochs"),
+    [(1, "dtd", 50), (2, "dtd", 100), (4, "dtd", 100), (8, "dtd", 200), (16, "dtd", 200), (16, "imagenet", 50)],
+)
+def test_coop_epochs(shots: int, dataset: str, epochs: int) -> None:
+    assert recipes.make("coop", shots=shots, dataset=dataset).epochs == epochs
+
+
+@pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("lr", float("nan")), ("epochs", 0), ("batch_size", 0)])
+def test_unusable_recipes_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field.split("_")[0]):
+        replace(COOP, **{field: value})
+
+
+def test_a_diverging_run_leaves_the_others_alone() -> None:
+    task = synthetic.task()
+    recipe = replace(COOP, epochs=5, batch_size=16)
+    calm = _runs([0.3, 0.6])
+    wild = [replace(calm[0], lr=1e30), *calm]
+    with_wild = train(wild, [task], recipe)[1:]
+    without = train(calm, [task], recipe)
+    for one, other in zip(with_wild, without, strict=True):
+        torch.testing.assert_close(one["down"], other["down"], rtol=0, atol=1e-6)
+        assert one["down"].isfinite().all()
+
+
+def test_inert_runs_keep_their_start_and_are_not_counted() -> None:
+    task = synthetic.task()
+    recipe = replace(COOP, epochs=3)
+    runs = _runs([0.0, 0.5])
+    done: list[int] = []
+    zero, half = train(runs, [task], recipe, progress=done.append)
+    start = runs[0].method.init(task, torch.Generator().manual_seed(0))
+    assert torch.equal(zero["down"], start["down"])
+    assert not torch.equal(half["down"], start["down"])
+    assert sum(done) == num_run_epochs(runs, recipe) == 3
+
+
+def test_epochs_show_every_view_once_in_v_epochs_and_drop_the_last_batch() -> None:
+    task = _numbered(images=10, views=3)
+    seen: list[Tensor] = []
+    for epoch in range(3):
+        image, label = _epoch_rows(task, 7, epoch, 4)
+        assert image.shape == (2, 4, 2)
+        assert torch.equal(image[..., 0].flatten().long(), label.flatten())
+        seen.append(image.flatten(0, 1))
+    whole = torch.cat([_epoch_rows(task, 7, epoch, 10)[0][0] for epoch in range(3)])
+    assert len({tuple(row) for row in whole.tolist()}) == 30
+    again, _ = _epoch_rows(task, 7, 2, 4)
+    assert torch.equal(again.flatten(0, 1), seen[2])
+
+
+def _numbered(*, images: int, views: int) -> Task:
+    """Images that say which image and which view they are."""
+    number = torch.arange(images, dtype=torch.float)[:, None].expand(images, views)
+    view = torch.arange(views, dtype=torch.float).expand(images, views)
+    return Task(
+        text=torch.eye(2), logit_scale=1.0, image=torch.stack([number, view], dim=-1), label=torch.arange(images)
+    )
