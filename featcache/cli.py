@@ -65,7 +65,7 @@ def extract_command(
     all_train: Annotated[bool, typer.Option("--all-train", help="Every training image, not only the draws'.")] = False,
     views: Annotated[int, typer.Option(help="Augmented views of each training image.")] = 10,
     style: Annotated[str, typer.Option(help="Test preprocessing: coop (squash) or clip (centre crop).")] = "coop",
-    dtype: Annotated[str, typer.Option(help="How embeddings are stored: float16 or float32.")] = "float16",
+    dtype: Annotated[str, typer.Option(help="How embeddings are stored: float16, float32, auto.")] = "auto",
     template: Annotated[
         str | None, typer.Option(help='Prompt in place of the data set\'s own, as in "a photo of a {}."')
     ] = None,

@@ -120,26 +120,27 @@ def percent(value: tuple[float, float] | None) -> str:
 
 
 def curve(rows: list[AlphaRow], zero_shot: float, *, height: int = 9, step: int = 5) -> str:
-    """Test accuracy against alpha in characters: ● where it was chosen, ○ elsewhere, ┄ at zero-shot."""
+    """Test accuracy against alpha in characters: ● where it was chosen, ○ elsewhere, ▼ below the scale."""
     values = [row.test[0] for row in rows]
-    low, high = min([*values, zero_shot]), max(values)
+    high = max([*values, zero_shot])
+    # One alpha far below zero-shot would flatten the part that matters: it is drawn as an arrow off the scale.
+    low = max(min([*values, zero_shot]), zero_shot - max(high - zero_shot, 0.01))
     span = max(high - low, 1e-9)
 
     def level(value: float) -> int:
-        return round((value - low) / span * (height - 1))
+        return max(0, round((value - low) / span * (height - 1)))
 
     lines = []
     for line in range(height - 1, -1, -1):
+        fill = "┄" if level(zero_shot) == line else " "
         cells = ""
         for row, value in zip(rows, values, strict=True):
-            mark = (
-                ("●" if row.times_chosen else "○") if level(value) == line else "┄" if level(zero_shot) == line else " "
-            )
-            cells += mark.center(step, "┄" if level(zero_shot) == line else " ")
+            mark = "▼" if value < low - 1e-9 else "●" if row.times_chosen else "○"
+            cells += (mark if level(value) == line else fill).center(step, fill)
         lines.append(f"{100 * (low + span * line / (height - 1)):6.2f} ┤{cells}")
     axis = " " * 7 + "└" + "─" * (step * len(rows))
     ticks = " " * 8 + "".join(f"{row.alpha:g}".center(step) for row in rows)
-    return "\n".join(["test %, ● chosen, ┄ zero-shot", *lines, axis, ticks + "  alpha"])
+    return "\n".join(["test %: ● chosen, ┄ zero-shot, ▼ below the scale", *lines, axis, ticks + "  alpha"])
 
 
 def check_plot_file(file: Path) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from featcache.errors import DataError
+from featcache.extraction.parts import remove_parts
 from featcache.extraction.plan import Plan, Request, make_plan
 from featcache.prompts import DEFAULT, TextSet, sentences
 
@@ -11,7 +13,10 @@ if TYPE_CHECKING:
     from featcache.backbones import Backbone
     from featcache.extraction.encode import Machine, Progress
 
-__all__ = ["Plan", "Request", "carry_out", "make_plan"]
+__all__ = ["Plan", "Request", "carry_out", "make_plan", "remove_spent"]
+
+_ROUNDS = 3
+"""How often images may change under an extraction before it gives up."""
 
 
 def carry_out(
@@ -22,9 +27,8 @@ def carry_out(
     Interrupted at any moment, it loses at most the shard at hand; the same call then goes on from there.
     """
     from featcache.extraction.assemble import assemble
-    from featcache.extraction.encode import encode_missing
 
-    parts = [*plan.parts, *(encode_missing(plan, backbone, machine, progress=progress) if plan.num_missing else [])]
+    plan = _encoded(plan, backbone, machine, progress=progress)
     text = {DEFAULT: _text(plan, backbone, machine)}
     record = {
         "kind": "extract",
@@ -38,7 +42,34 @@ def carry_out(
         "device": machine.device.type,
         **provenance,
     }
-    assemble(plan, tuple(parts), text=text, provenance=record)
+    assemble(plan, text=text, provenance=record)
+    remove_spent(_again(plan))
+
+
+def remove_spent(plan: Plan) -> None:
+    """Delete the parts that nobody needs any more."""
+    remove_parts(plan.spec.key, plan.spent)
+
+
+def _encoded(plan: Plan, backbone: Backbone, machine: Machine, *, progress: Progress) -> Plan:
+    """The plan with nothing left to encode, made anew each time: other processes write, and images change meanwhile."""
+    from featcache.extraction.encode import encode_missing
+
+    for _ in range(_ROUNDS):
+        if not plan.num_missing:
+            return plan
+        encode_missing(plan, backbone, machine, progress=progress)
+        plan = _again(plan)
+    if plan.num_missing:
+        raise DataError(
+            f"{plan.num_images} images changed while they were encoded, {_ROUNDS} times over; "
+            "run the same command again once nothing writes to them"
+        )
+    return plan
+
+
+def _again(plan: Plan) -> Plan:
+    return make_plan(plan.manifest, plan.identity, plan.request)
 
 
 def _text(plan: Plan, backbone: Backbone, machine: Machine) -> TextSet:

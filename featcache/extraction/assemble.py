@@ -1,4 +1,4 @@
-"""The current store and all parts become a new store, block by block, and only then are the parts removed."""
+"""The current store and all parts become a new store, block by block; nothing is removed here."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.extraction.parts import Part, remove_parts
+from featcache.extraction.parts import Part
 from featcache.extraction.plan import Plan
 from featcache.prompts import TextSet
 from featcache.store import Block, Contents, SplitContents, Store, write_store
 from featcache.store.reading import BLOCK_ROWS
 
 
-def assemble(plan: Plan, parts: tuple[Part, ...], *, text: dict[str, TextSet], provenance: dict[str, Any]) -> None:
-    """Write the finished store over the old one and remove the parts it now holds."""
+def assemble(plan: Plan, *, text: dict[str, TextSet], provenance: dict[str, Any]) -> None:
+    """Write the finished store over the old one."""
     with Store(plan.store) if plan.stored else nullcontext() as old:
-        splits = {
-            split: _split(plan, split, old, [part for part in parts if part.split == split]) for split in plan.rows
-        }
+        splits = {split: _split(plan, split, old) for split in plan.rows}
         contents = Contents(
             spec=plan.spec,
             classes=plan.manifest.classes,
@@ -34,16 +32,14 @@ def assemble(plan: Plan, parts: tuple[Part, ...], *, text: dict[str, TextSet], p
             text=text,
         )
         write_store(plan.store, contents)
-    remove_parts(plan.spec.key, parts)
 
 
-def _split(plan: Plan, split: str, old: Store | None, parts: list[Part]) -> SplitContents:
+def _split(plan: Plan, split: str, old: Store | None) -> SplitContents:
     manifest = plan.manifest.splits[split]
-    missing = {} if old is None else old.missing(split)
-    for part in parts:
-        missing.update(part.unreadable)
-    readable = {row for part in parts for row in part.row.tolist()}
-    missing = {row: reason for row, reason in missing.items() if row not in readable}
+    parts = [part for part in plan.parts if part.split == split]
+    asked = set(plan.rows[split].tolist())
+    before = {} if old is None else old.missing(split)
+    missing = {row: reason for row, reason in before.items() if row not in asked} | plan.unreadable[split]
     rows = np.setdiff1d(plan.rows[split], np.array(list(missing), dtype=np.int64))
     return SplitContents(
         path=manifest.path,
@@ -73,7 +69,7 @@ class _Blocks:
             rows = self.rows[start : start + BLOCK_ROWS]
             block, filled = self._from_store(rows)
             for index, part in enumerate(self.parts):
-                inside = np.flatnonzero(np.isin(part.row, rows))
+                inside = np.flatnonzero(np.isin(part.row, rows) & (part.view < block.image.shape[1]))
                 if len(inside):
                     at, number = np.searchsorted(rows, part.row[inside]), part.view[inside]
                     image, crop, source = load(index)

@@ -16,7 +16,7 @@ from featcache.datasets import Manifest, Reader
 from featcache.errors import DataError
 from featcache.extraction.parts import Part, PartContents, write_part
 from featcache.extraction.plan import Missing, Plan
-from featcache.store.writing import to_stored
+from featcache.store.writing import check_resolution, to_stored
 from featcache.views import Transform, view
 
 SHARD_VIEWS = 2048
@@ -98,12 +98,14 @@ class _Encoder:
             embedding[start : start + len(batch)] = self._forward(batch)
             progress(0, len(batch))
         progress(len(shard), 0)
+        stored = to_stored(embedding, self.plan.spec.dtype)
+        check_resolution(embedding, stored)
         counts = [len(decoded.item.views) for decoded in readable]
         contents = PartContents(
             split=shard[0].item.split,
             row=np.repeat(np.array([decoded.item.row for decoded in readable], dtype=np.int64), counts),
             view=np.array([number for decoded in readable for number in decoded.item.views], dtype=np.int64),
-            image=to_stored(embedding, self.plan.spec.dtype),
+            image=stored,
             crop=np.concatenate([np.empty((0, 5), np.int32), *(decoded.crop for decoded in readable)]),
             source=np.repeat(
                 np.array([decoded.source for decoded in readable], dtype=np.uint64).reshape(-1, 2), counts, axis=0

@@ -19,7 +19,7 @@ from featcache.store.writing import replacing, row_digest
 _FORMAT = "featcache-part/1"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """A part's index, without its embeddings."""
 
@@ -31,6 +31,8 @@ class Part:
     """(K,) view numbers."""
     unreadable: Mapping[int, str]
     """Manifest rows whose image could not be read, with the reason."""
+    written_ns: int
+    """When it was written."""
 
     def load(self, name: str) -> NDArray[Any]:
         """One of the part's arrays: image (K, D), crop (K, 5), source (K, 2)."""
@@ -73,9 +75,7 @@ def write_part(key: str, contents: PartContents) -> Part:
         file["unreadable/reason"] = np.array(
             reasons, dtype=h5py.string_dtype("utf-8", max(map(len, reasons), default=1))
         )
-    return Part(
-        path=path, split=contents.split, row=contents.row, view=contents.view, unreadable=dict(contents.unreadable)
-    )
+    return _read_index(path, key)
 
 
 def read_parts(key: str) -> Iterator[Part]:
@@ -103,13 +103,15 @@ def _read_index(path: Path, key: str) -> Part:
         split = file.attrs["split"]
         if file.attrs["format"] != _FORMAT or file.attrs["key"] != key or split not in SPLITS:
             raise ValueError(f"{path} is not a part of {key}")
-        if not np.array_equal(row_digest(file["image"][:]), file["digest"][:]):
+        crop, source = file["crop"][:], file["source"][:]  # read for their checksums
+        if not np.array_equal(row_digest(file["image"][:]), file["digest"][:]) or len(crop) != len(source):
             raise ValueError(f"{path} is damaged")
-        reasons = [reason.decode() for reason in file["unreadable/reason"][:].tolist()]
+        reasons = [reason.decode(errors="replace") for reason in file["unreadable/reason"][:].tolist()]
         return Part(
             path=path,
             split=split,
             row=file["row"][:],
             view=file["view"][:],
             unreadable=dict(zip(file["unreadable/row"][:].tolist(), reasons, strict=True)),
+            written_ns=path.stat().st_mtime_ns,
         )

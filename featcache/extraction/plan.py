@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones import Identity
 from featcache.datasets import FileReader, Manifest
+from featcache.datasets.manifest import source_info
 from featcache.errors import ConfigError, StoreError
 from featcache.extraction.parts import Part, read_parts
 from featcache.fewshot import draw
@@ -21,6 +24,8 @@ from featcache.store.places import key_of, list_stores, store_path
 from featcache.store.spec import canonical_json
 from featcache.store.writing import DTYPES
 from featcache.views import Transform
+
+_MAX_VIEWS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +42,19 @@ class Request:
     style: str = "coop"
     crop_scale: tuple[float, float] = (0.08, 1.0)
     view_seed: int = 0
-    dtype: str = "float16"
+    dtype: str = "auto"
+    """`float16`, `float32`, or `auto`: float16, but float32 for random weights, whose embeddings lie so close together
+    that half precision would blur them."""
     name: str | None = None
     """The store's name; `<data set>-<backbone>-<style>` when None."""
     skip_unreadable: bool = False
     """Store an image that does not decode as missing, instead of stopping."""
 
     def __post_init__(self) -> None:
-        if self.num_views < 0:
-            raise ConfigError(f"--views counts augmented views and is 0 or more; got {self.num_views}")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"--dtype {self.dtype} is not known; use one of {', '.join(DTYPES)}")
+        if not 0 <= self.num_views < _MAX_VIEWS:
+            raise ConfigError(f"--views counts augmented views, from 0 to {_MAX_VIEWS - 1}; got {self.num_views}")
+        if self.dtype not in ("auto", *DTYPES):
+            raise ConfigError(f"--dtype {self.dtype} is not known; use one of auto, {', '.join(DTYPES)}")
 
 
 class Missing(NamedTuple):
@@ -75,7 +82,11 @@ class Plan:
     """Views of each split that the finished store holds, view 0 included."""
     missing: dict[str, Missing]
     parts: tuple[Part, ...]
-    """Parts of an earlier, unfinished extraction that this one takes over."""
+    """Parts, of an unfinished extraction or of a process at work now, that the store will take in."""
+    spent: tuple[Part, ...]
+    """Parts that nobody needs any more: their rows are in the store, or an image of theirs has changed since."""
+    unreadable: dict[str, dict[int, str]]
+    """Of each split, the rows that are left out because their image cannot be read, with the reason."""
     changed: tuple[str, ...]
     """Images whose bytes differ from those that were encoded."""
     text_origin: str
@@ -97,7 +108,9 @@ class Plan:
     @property
     def num_embeddings(self) -> int:
         """Embeddings of the finished store."""
-        return sum(len(rows) * self.num_views[split] for split, rows in self.rows.items())
+        return sum(
+            (len(rows) - len(self.unreadable[split])) * self.num_views[split] for split, rows in self.rows.items()
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -111,54 +124,33 @@ class Plan:
 
 
 def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
-    """The plan of an extraction; reads no image and builds no model. Raises InputError's kin."""
-    transform = Transform(
-        style=request.style,
-        size=identity.size,
-        mean=identity.mean,
-        std=identity.std,
-        interpolation=identity.interpolation,
-        crop_scale=request.crop_scale,
-    )
-    spec = Spec(
-        tower=identity.tower,
-        transform=asdict(transform)
-        | {"crop_scale": list(transform.crop_scale), "mean": list(transform.mean), "std": list(transform.std)},
-        view_seed=request.view_seed,
-        dtype=request.dtype,
-        manifest=manifest.digest,
-    )
-    path = _place(
-        spec,
-        request.name or f"{manifest.slug}-{identity.tower.architecture.removesuffix('-quickgelu')}-{request.style}",
-        request.name,
-    )
+    """The plan of an extraction; decodes no image and builds no model. Raises InputError's kin."""
+    transform = _transform(identity, request)
+    spec = _spec(manifest, identity, request, transform)
+    architecture = identity.tower.architecture.removesuffix("-quickgelu")
+    path = _place(spec, request.name or f"{manifest.slug}-{architecture}-{request.style}", request.name)
     rows, draws = _wanted(manifest, request)
     num_views = {split: 1 + (request.num_views if split == "train" else 0) for split in rows}
-    parts = tuple(read_parts(spec.key))
-    present = {split: _Present(len(manifest.splits[split].path)) for split in rows}
-    origin, text_present, stored, changed = _text_origin(manifest, identity), False, False, []
-    if key_of(path) == spec.key:
-        stored = True
+    held = {split: _Held(manifest, split) for split in rows}
+    origin, text_present = _text_origin(manifest, identity), False
+    stored = key_of(path) == spec.key
+    if stored:
         with Store(path) as store:
             draws = tuple(sorted({*draws, *((int(k), int(s)) for k, s in store.provenance.get("draws", []))}))
             text_present = store.classes == manifest.classes and any(
                 store.text(name).origin == origin for name in store.text_sets
             )
             for split in rows:
-                stale = _changed_rows(manifest, split, store)
-                changed += [manifest.splits[split].path[row] for row in stale]
-                held = np.setdiff1d(store.rows(split), stale)
-                present[split].add(held, store.num_views(split))
-                unreadable = list(store.missing(split)) if request.skip_unreadable else []
-                present[split].unreadable[np.array(unreadable, dtype=np.int64)] = True
+                held[split].add_store(store)
                 rows[split] = np.union1d(rows[split], store.rows(split))
                 num_views[split] = max(num_views[split], store.num_views(split))
+    found = list(read_parts(spec.key))
+    spent = [part for part in found if held[part.split].is_spent(part)]
+    parts = [part for part in found if part not in spent]
     for part in parts:
-        present[part.split].add_part(part)
-        num_views[part.split] = max(num_views[part.split], int(part.view.max(initial=0)) + 1)
-        if request.skip_unreadable:
-            present[part.split].unreadable[np.array(list(part.unreadable), dtype=np.int64)] = True
+        held[part.split].add_part(part)
+    unreadable = {split: held[split].unreadable_among(rows[split]) if request.skip_unreadable else {} for split in rows}
+    readable = {split: np.setdiff1d(rows[split], list(unreadable[split])).astype(np.int64) for split in rows}
     return Plan(
         manifest=manifest,
         request=request,
@@ -169,12 +161,37 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
         draws=draws,
         rows=rows,
         num_views=num_views,
-        missing={split: present[split].missing(rows[split], num_views[split]) for split in rows},
-        parts=parts,
-        changed=tuple(changed),
+        missing={split: held[split].missing(readable[split], num_views[split]) for split in rows},
+        parts=tuple(part for part in parts if held[part.split].adds(part, rows[part.split], num_views[part.split])),
+        spent=tuple(spent),
+        unreadable=unreadable,
+        changed=tuple(path for split in rows for path in held[split].changed),
         text_origin=origin,
         text_present=text_present,
         stored=stored,
+    )
+
+
+def _transform(identity: Identity, request: Request) -> Transform:
+    return Transform(
+        style=request.style,
+        size=identity.size,
+        mean=identity.mean,
+        std=identity.std,
+        interpolation=identity.interpolation,
+        crop_scale=request.crop_scale,
+    )
+
+
+def _spec(manifest: Manifest, identity: Identity, request: Request, transform: Transform) -> Spec:
+    # Lists, as JSON gives them back: a spec read from a file must equal the one that was written.
+    lists = {name: list(getattr(transform, name)) for name in ("crop_scale", "mean", "std")}
+    return Spec(
+        tower=identity.tower,
+        transform=asdict(transform) | lists,
+        view_seed=request.view_seed,
+        dtype=request.dtype,
+        manifest=manifest.digest,
     )
 
 
@@ -210,53 +227,89 @@ def _wanted(manifest: Manifest, request: Request) -> tuple[dict[str, NDArray[np.
     return rows, pairs
 
 
-def _changed_rows(manifest: Manifest, split: str, store: Store) -> NDArray[np.int64]:
-    """Stored rows whose image file has another size, or is newer than the store and has other bytes."""
-    if not isinstance(manifest.reader, FileReader):
-        return np.zeros(0, dtype=np.int64)
-    written = store.path.stat().st_mtime_ns
-    source = store.array(split, "source", slice(None))
-    stale = []
-    for row, (size, content) in zip(store.rows(split).tolist(), source.tolist(), strict=True):
-        path = manifest.splits[split].path[row]
-        status = (manifest.reader.root / path).stat()
-        if status.st_size != size:
-            stale.append(row)
-        elif status.st_mtime_ns > written:
-            digest = hashlib.sha256(manifest.reader.read_bytes(path)).digest()[:8]
-            if int.from_bytes(digest, "big") != content:
-                stale.append(row)
-    return np.array(stale, dtype=np.int64)
-
-
 def _text_origin(manifest: Manifest, identity: Identity) -> str:
     texts = [sentence for _, _, sentence in sentences(manifest.classes, (manifest.template,))]
     return hashlib.sha256(canonical_json([asdict(identity.tower), texts]).encode()).hexdigest()
 
 
-class _Present:
-    """How many of each row's views are at hand, by row of one split's manifest."""
+class _Held:
+    """What is at hand of one split: rows in the store, rows in parts, rows whose image could not be read."""
 
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-        self.unreadable = np.zeros(num_rows, dtype=bool)
-        self._stored = np.zeros(num_rows, dtype=np.int64)
-        self._extra: set[tuple[int, int]] = set()
+    def __init__(self, manifest: Manifest, split: str) -> None:
+        self.changed: list[str] = []
+        """Paths of images that differ from those that were encoded."""
+        self._manifest = manifest
+        self._split = split
+        self._num_views = np.zeros(len(manifest.splits[split].path), dtype=np.int64)  # in the store, by row
+        self._in_parts = np.zeros(0, dtype=np.int64)  # pairs, sorted
+        self._unreadable: dict[int, str] = {}
 
-    def add(self, rows: NDArray[np.int64], num_views: int) -> None:
-        self._stored[rows] = num_views
+    def add_store(self, store: Store) -> None:
+        """Take in the store's rows, save those whose image has changed."""
+        written = store.path.stat().st_mtime_ns
+        rows = store.rows(self._split)
+        stale = self._stale(rows, store.array(self._split, "source", slice(None)), written)
+        self._num_views[np.setdiff1d(rows, stale)] = store.num_views(self._split)
+        self._add_unreadable(store.missing(self._split), written)
+
+    def is_spent(self, part: Part) -> bool:
+        """Whether a part has nothing that the store lacks, or rows of an image that has changed."""
+        rows, first = np.unique(part.row, return_index=True)
+        if len(self._stale(rows, part.load("source")[first], part.written_ns)):
+            return True
+        told = all(row in self._unreadable or self._num_views[row] for row in part.unreadable)
+        return told and bool((part.view < self._num_views[part.row]).all())
 
     def add_part(self, part: Part) -> None:
-        self._extra.update(zip(part.row.tolist(), part.view.tolist(), strict=True))
+        """Take in a part's rows."""
+        self._in_parts = np.union1d(self._in_parts, _pairs(part.row, part.view))
+        self._add_unreadable(part.unreadable, part.written_ns)
+
+    def adds(self, part: Part, rows: NDArray[np.int64], num_views: int) -> bool:
+        """Whether a part has something for a store of these rows and views that is not in it yet."""
+        wanted = np.isin(part.row, rows) & (part.view < num_views) & (part.view >= self._num_views[part.row])
+        return bool(wanted.any())
+
+    def unreadable_among(self, rows: NDArray[np.int64]) -> dict[int, str]:
+        """Which of the rows are known to have no readable image, with the reason."""
+        held = {*np.flatnonzero(self._num_views).tolist(), *(self._in_parts // _MAX_VIEWS).tolist()}
+        return {row: self._unreadable[row] for row in rows.tolist() if row in self._unreadable and row not in held}
 
     def missing(self, rows: NDArray[np.int64], num_views: int) -> Missing:
-        rows = rows[~self.unreadable[rows]]
+        """The rows' views that are neither in the store nor in a part."""
         row, view = np.repeat(rows, num_views), np.tile(np.arange(num_views), len(rows))
-        lacking = view >= self._stored[row]
-        row, view = row[lacking], view[lacking]
-        if self._extra:
-            fresh = np.array(
-                [pair not in self._extra for pair in zip(row.tolist(), view.tolist(), strict=True)], dtype=bool
-            )
-            row, view = row[fresh], view[fresh]
-        return Missing(row, view)
+        lacking = (view >= self._num_views[row]) & ~np.isin(_pairs(row, view), self._in_parts)
+        return Missing(row[lacking], view[lacking])
+
+    def _add_unreadable(self, reasons: Mapping[int, str], written_ns: int) -> None:
+        """Note images that could not be read, save those that have been touched since: they may be mended."""
+        if isinstance(self._manifest.reader, FileReader):
+            reasons = {row: why for row, why in reasons.items() if self._status(row).st_mtime_ns < written_ns}
+        self._unreadable.update(reasons)
+
+    def _stale(self, rows: NDArray[np.int64], source: NDArray[np.uint64], written_ns: int) -> NDArray[np.int64]:
+        """The rows whose image file has another size, or is newer than what was written and has other bytes."""
+        if not isinstance(self._manifest.reader, FileReader):
+            return np.zeros(0, dtype=np.int64)
+        stale = []
+        for row, (size, content) in zip(rows.tolist(), source.tolist(), strict=True):
+            status = self._status(row)
+            same = status.st_size == size
+            if same and status.st_mtime_ns >= written_ns:
+                same = source_info(self._manifest.reader.read_bytes(self._path(row))).content_hash == content
+            if not same:
+                stale.append(row)
+        self.changed += [self._path(row) for row in stale if self._path(row) not in self.changed]
+        return np.array(stale, dtype=np.int64)
+
+    def _status(self, row: int) -> os.stat_result:
+        assert isinstance(self._manifest.reader, FileReader)
+        return self._manifest.reader.status(self._path(row))
+
+    def _path(self, row: int) -> str:
+        return self._manifest.splits[self._split].path[row]
+
+
+def _pairs(row: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(row, view) as one number."""
+    return row * _MAX_VIEWS + view

@@ -79,7 +79,7 @@ def write_store(path: Path, contents: Contents) -> None:
             _write_text(file.create_group(f"text/{name}"), text)
         for name, split in contents.splits.items():
             _write_split(file, name, split, contents)
-        file.attrs["content"] = content_digest(file)
+        _put_text(file, "content", content_digest(file))
 
 
 @contextmanager
@@ -121,6 +121,19 @@ def to_stored(image: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     return stored
 
 
+def check_resolution(image: NDArray[np.float32], stored: NDArray[Any]) -> None:
+    """Raise DataError where rounding (n, D) embeddings to `stored` moved them by over 1 % of their mutual distances.
+
+    Embeddings that nearly coincide, as an untrained tower's do, can survive float16 one by one and still be blurred.
+    """
+    if len(image) < 16:
+        return  # too few rows to tell near-equal embeddings from near-equal images
+    spread = np.linalg.norm(image - image.mean(axis=0), axis=1)
+    error = np.linalg.norm(stored.astype(np.float32) - image, axis=1)
+    if np.sqrt((error**2).mean()) > 1e-2 * np.sqrt((spread**2).mean()):
+        raise DataError("the embeddings lie so close together that float16 would blur them; use --dtype float32")
+
+
 def row_digest(image: NDArray[Any]) -> NDArray[np.uint64]:
     """A 64-bit BLAKE2b checksum of each row: (n, V, D) -> (n, V)."""
     rows = np.ascontiguousarray(image).reshape(-1, image.shape[-1])
@@ -154,19 +167,26 @@ def _dataset_names(file: h5py.File) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain.decode() if isinstance(plain, bytes) else plain
 
 
 def _write_attrs(file: h5py.File, contents: Contents) -> None:
-    file.attrs["format"] = FORMAT
-    file.attrs["key"] = contents.spec.key
-    file.attrs["spec"] = contents.spec.to_json()
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    _put_text(file, "format", FORMAT)
+    _put_text(file, "key", contents.spec.key)
+    _put_text(file, "spec", contents.spec.to_json())
     file.attrs["logit_scale"] = float(contents.logit_scale)
     file.attrs["logit_bias"] = float(contents.logit_bias)
-    file.attrs["norm"] = contents.norm
-    file.attrs["provenance"] = json.dumps(dict(contents.provenance), sort_keys=True)
-    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="microseconds")
-    file.attrs["versions"] = json.dumps(versions(), sort_keys=True)
+    _put_text(file, "norm", contents.norm)
+    _put_text(file, "provenance", json.dumps(dict(contents.provenance), sort_keys=True))
+    _put_text(file, "created", now)
+    _put_text(file, "versions", json.dumps(versions(), sort_keys=True))
+
+
+def _put_text(group: h5py.Group, name: str, text: str) -> None:
+    """An attribute of fixed length, which lies in the object header and under its checksum."""
+    group.attrs.create(name, _fixed([text])[0], dtype=h5py.string_dtype("utf-8", len(text.encode()) or 1))
 
 
 def versions() -> dict[str, str]:
@@ -176,7 +196,7 @@ def versions() -> dict[str, str]:
 
 
 def _write_text(group: h5py.Group, text: TextSet) -> None:
-    group.attrs["origin"] = text.origin
+    _put_text(group, "origin", text.origin)
     _put(group, "embedding", text.embedding.astype(np.float32))
     _put(group, "class", text.label.astype(np.int32))
     _put(group, "template", text.template.astype(np.int32))
@@ -206,7 +226,9 @@ def _write_split(file: h5py.File, name: str, split: SplitContents, contents: Con
 
 def _empty(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
     row_bytes = max(1, int(np.prod(shape[1:]))) * np.dtype(dtype).itemsize
-    chunk = (max(1, min(max(shape[0], 1), _CHUNK_BYTES // row_bytes)), *shape[1:])
+    if 0 in shape:
+        return group.create_dataset(name, shape=shape, dtype=dtype)  # no byte to chunk or to protect
+    chunk = (max(1, min(shape[0], _CHUNK_BYTES // row_bytes)), *shape[1:])
     return group.create_dataset(name, shape=shape, dtype=dtype, chunks=chunk, maxshape=shape, fletcher32=True)
 
 
