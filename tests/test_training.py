@@ -46,6 +46,30 @@ def test_all_runs_at_once_equal_one_by_one() -> None:
         assert abs(int(accuracies[0] - accuracies[1])) <= 1
 
 
+def test_draws_of_unequal_size_are_trained_apart() -> None:
+    whole = synthetic.task()
+    tasks = [whole, replace(whole, image=whole.image[1:], label=whole.label[1:])]
+    recipe = replace(COOP, epochs=4, batch_size=16)
+    runs = _runs([0.2, 0.9], draws=2)
+    for run, params in zip(runs, train(runs, tasks, recipe), strict=True):
+        (alone,) = train([run], tasks, recipe)
+        torch.testing.assert_close(params["up"], alone["up"], rtol=0, atol=1e-5)
+
+
+def test_an_exception_in_one_stack_ends_the_call() -> None:
+    task = synthetic.task()
+    broken = replace(task, label=task.label + 100)
+
+    def fail(_: int) -> None:
+        raise RuntimeError("told")
+
+    with pytest.raises(RuntimeError, match="told"):
+        train(_runs([0.2, 0.9]), [task], replace(COOP, epochs=50), progress=fail)
+    with pytest.raises((IndexError, RuntimeError)):
+        train(_runs([0.2, 0.9]), [broken], replace(COOP, epochs=50))
+    assert torch.get_num_threads() >= 1
+
+
 def test_matches_the_plain_reference() -> None:
     task = synthetic.task()
     recipe = replace(COOP, epochs=6, batch_size=16)
