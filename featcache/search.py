@@ -16,7 +16,7 @@ import torch
 from featcache import registry
 from featcache.errors import ConfigError
 from featcache.fewshot import Draw
-from featcache.loading import draws_of, load_frozen, load_rows, load_task, missing_paths
+from featcache.loading import Rows, draws_of, load_frozen, load_rows, load_task, missing_paths
 from featcache.ops import cosine_logits
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
@@ -117,29 +117,105 @@ def search(
 ) -> Outcome:
     """Train, choose, test. `recipe_for` gives the recipe for a number of shots. Raises InputError's kin."""
     clock = _Clock()
+    ready = _prepare(store, settings, recipe_for)
+    clock.lap("load")
+    fitted = _fit(ready, progress)
+    clock.lap("train")
+    runs = [run for index in range(len(ready.draws)) for run in _choose(ready, index, fitted[index])]
+    clock.lap("select")
+    outcome = _outcome(store, settings, ready, runs, clock)
+    record(outcome)
+    outcome = _tested(outcome, store, ready, [params for per_draw in fitted for params in per_draw])
+    clock.lap("test")
+    outcome = replace(outcome, seconds=clock.laps)
+    record(outcome)
+    return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A search before it trains: nothing in it comes from test, unless the protocol is the oracle."""
+
+    configs: list[Method]
+    draws: list[Draw]
+    protocol: str
+    recipe: Recipe
+    frozen: Frozen
+    tasks: list[Task]
+    selection: list[Rows | None]
+    """What each draw is chosen on."""
+
+
+def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recipe]) -> _Ready:
     configs = expand(settings.adapter, settings.grid)
     device = pick_device(settings.device)
-    draws = draws_of(store, settings.shots, settings.shot_seeds)
     protocol = check_protocol(settings.protocol or default_protocol(store), store, len(configs))
-    draws = [redraw(protocol, store, chosen) for chosen in draws]
-    recipe = recipe_for(draws[0].shots)
-    frozen = _frozen_for(store, settings, configs[0], device)
-    tasks = [load_task(store, chosen, frozen) for chosen in draws]
-    selection = [selection_rows(protocol, store, chosen, device) for chosen in draws]
-    clock.lap("load")
-    fitted = _fit(configs, draws, tasks, recipe, progress)
-    clock.lap("train")
-    runs: list[RunRecord] = []
-    for index, chosen in enumerate(draws):
-        rows = selection[index]
-        scores = (
-            [score(predict(m, p, rows.image, frozen), rows.label) for m, p in zip(configs, fitted[index], strict=True)]
-            if rows
-            else []
+    draws = [redraw(protocol, store, chosen) for chosen in draws_of(store, settings.shots, settings.shot_seeds)]
+    if "text" in configs[0].needs and not store.text_sets:
+        raise ConfigError(
+            f"{settings.adapter} needs text weights and the store {store.name} has none; "
+            "import a file with text_features"
         )
-        best = choose(scores, [float(getattr(m, "alpha", 0.0)) for m in configs]) if scores else 0
-        runs += [_record(m, chosen, scores[i] if scores else None, i == best) for i, m in enumerate(configs)]
-    outcome = Outcome(
+    frozen = load_frozen(store, settings.text_set, device)
+    return _Ready(
+        configs=configs,
+        draws=draws,
+        protocol=protocol,
+        recipe=recipe_for(draws[0].shots),
+        frozen=frozen,
+        tasks=[load_task(store, chosen, frozen) for chosen in draws],
+        selection=[selection_rows(protocol, store, chosen, device) for chosen in draws],
+    )
+
+
+def _fit(ready: _Ready, progress: Progress) -> list[list[Params]]:
+    """Parameters by draw and configuration."""
+    configs = ready.configs
+    if isinstance(configs[0], Solved):
+        hypers = [_single_hyper(method, ready.frozen) for method in configs]
+        return [
+            [m.solve(task, h) for m, h in zip(configs, hypers, strict=True) if isinstance(m, Solved)]
+            for task in ready.tasks
+        ]
+    runs = [
+        Run(method=method, lr=ready.recipe.lr, draw=index, init_seed=chosen.shot_seed)
+        for index, chosen in enumerate(ready.draws)
+        for method in configs
+    ]
+    total = num_run_epochs(runs, ready.recipe)
+    fitted = train(runs, ready.tasks, ready.recipe, progress=lambda done: progress(done, total))
+    return [fitted[start : start + len(configs)] for start in range(0, len(fitted), len(configs))]
+
+
+def _choose(ready: _Ready, index: int, fitted: Sequence[Params]) -> list[RunRecord]:
+    """One draw's runs, scored on the protocol's rows, the best of them marked."""
+    rows, draw = ready.selection[index], ready.draws[index]
+    scores: list[Score | None] = [None] * len(fitted)
+    best = 0  # under `fixed` there is one run and nothing to score it on
+    if rows is not None:
+        made = [
+            score(predict(method, params, rows.image, ready.frozen), rows.label)
+            for method, params in zip(ready.configs, fitted, strict=True)
+        ]
+        best = choose(made, [float(getattr(method, "alpha", 0.0)) for method in ready.configs])
+        scores = list(made)
+    return [
+        RunRecord(
+            config=field_values(method),
+            shots=draw.shots,
+            shot_seed=draw.shot_seed,
+            init_seed=draw.shot_seed,
+            draw=draw.digest,
+            selection=selection,
+            chosen=number == best,
+        )
+        for number, (method, selection) in enumerate(zip(ready.configs, scores, strict=True))
+    ]
+
+
+def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[RunRecord], clock: _Clock) -> Outcome:
+    """The search with its choice made and its test numbers still open."""
+    return Outcome(
         store=store.name,
         store_key=store.key,
         content=store.content,
@@ -148,21 +224,32 @@ def search(
         untrained=store.spec.tower.untrained,
         adapter=settings.adapter,
         text_set=settings.text_set,
-        protocol=protocol,
-        recipe=recipe,
-        device=str(device),
+        protocol=ready.protocol,
+        recipe=ready.recipe,
+        device=str(ready.frozen.text.device),
         runs=tuple(runs),
         zero_shot=Score(accuracy=float("nan"), loss=float("nan"), num_rows=0),
-        notes=tuple(_notes(store, draws)),
+        notes=tuple(_notes(store, ready.draws)),
         seconds=clock.laps,
     )
-    clock.lap("select")
-    record(outcome)
-    outcome = _tested(outcome, store, frozen, configs, [p for per_draw in fitted for p in per_draw])
-    clock.lap("test")
-    outcome = replace(outcome, seconds=clock.laps)
-    record(outcome)
-    return outcome
+
+
+def _tested(outcome: Outcome, store: Store, ready: _Ready, fitted: Sequence[Params]) -> Outcome:
+    frozen = ready.frozen
+    rows = load_rows(store, "test", None, frozen.text.device)
+    methods = ready.configs * len(ready.draws)
+    tested = [
+        replace(run, test=score(predict(method, params, rows.image, frozen), rows.label))
+        for run, method, params in zip(outcome.runs, methods, fitted, strict=True)
+    ]
+    zero_shot = outcome.zero_shot
+    if frozen.text.shape[1]:
+        zero_shot = score(cosine_logits(rows.image, frozen.text, frozen.logit_scale), rows.label)
+    return replace(outcome, runs=tuple(tested), zero_shot=zero_shot)
+
+
+def _single_hyper(method: Method, frozen: Frozen) -> Hyper:
+    return {name: value[0] for name, value in stack_hyper([method], frozen.text.device).items()}
 
 
 def expand(adapter: str, grid: dict[str, tuple[float, ...]]) -> list[Method]:
@@ -193,65 +280,6 @@ def pick_device(name: str) -> torch.device:
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; the spread of one value is NaN, not 0."""
     return fmean(values), stdev(values) if len(values) > 1 else float("nan")
-
-
-def _frozen_for(store: Store, settings: Settings, method: Method, device: torch.device) -> Frozen:
-    if "text" in method.needs and not store.text_sets:
-        raise ConfigError(
-            f"{settings.adapter} needs text weights and the store {store.name} has none; "
-            "import a file with text_features"
-        )
-    return load_frozen(store, settings.text_set, device)
-
-
-def _fit(
-    configs: Sequence[Method], draws: Sequence[Draw], tasks: Sequence[Task], recipe: Recipe, progress: Progress
-) -> list[list[Params]]:
-    """Parameters by draw and configuration."""
-    if isinstance(configs[0], Solved):
-        hypers = [_single_hyper(method, tasks[0]) for method in configs]
-        return [
-            [m.solve(task, h) for m, h in zip(configs, hypers, strict=True) if isinstance(m, Solved)] for task in tasks
-        ]
-    runs = [
-        Run(method=method, lr=recipe.lr, draw=index, init_seed=chosen.shot_seed)
-        for index, chosen in enumerate(draws)
-        for method in configs
-    ]
-    total = num_run_epochs(runs, recipe)
-    fitted = train(runs, tasks, recipe, progress=lambda done: progress(done, total))
-    return [fitted[start : start + len(configs)] for start in range(0, len(fitted), len(configs))]
-
-
-def _single_hyper(method: Method, task: Task) -> Hyper:
-    return {name: value[0] for name, value in stack_hyper([method], task.image.device).items()}
-
-
-def _record(method: Method, chosen: Draw, selection: Score | None, best: bool) -> RunRecord:
-    return RunRecord(
-        config=field_values(method),
-        shots=chosen.shots,
-        shot_seed=chosen.shot_seed,
-        init_seed=chosen.shot_seed,
-        draw=chosen.digest,
-        selection=selection,
-        chosen=best,
-    )
-
-
-def _tested(
-    outcome: Outcome, store: Store, frozen: Frozen, configs: Sequence[Method], fitted: Sequence[Params]
-) -> Outcome:
-    rows = load_rows(store, "test", None, frozen.text.device)
-    methods = list(configs) * (len(outcome.runs) // len(configs))
-    tested = [
-        replace(run, test=score(predict(method, params, rows.image, frozen), rows.label))
-        for run, method, params in zip(outcome.runs, methods, fitted, strict=True)
-    ]
-    zero_shot = outcome.zero_shot
-    if frozen.text.shape[1]:
-        zero_shot = score(cosine_logits(rows.image, frozen.text, frozen.logit_scale), rows.label)
-    return replace(outcome, runs=tuple(tested), zero_shot=zero_shot)
 
 
 def _notes(store: Store, draws: Sequence[Draw]) -> list[str]:
