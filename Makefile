@@ -1,6 +1,6 @@
 # make demo   the whole story on a bundled data set: extract, fit, table, plot
 # make test   the test suite
-# make check  ruff, mypy --strict and the test suite
+# make check  ruff, mypy --strict, then the test suite
 # Each creates .venv and installs what it needs; PYTHON names another interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test check clean
+.PHONY: demo test lint check clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -20,11 +20,12 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "featcache needs Python 3.11 or newer")'
