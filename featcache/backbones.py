@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigError, DataError, UnknownNameError
-from featcache.store.places import home, make_folder
+from featcache.store.places import home
 from featcache.store.spec import Tower, canonical_json
+from featcache.store.writing import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -77,24 +77,27 @@ class Backbone:
         import torch
 
         with torch.inference_mode():
-            embedding: torch.Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
+            # Said outright: CoCa's towers normalise unless told not to.
+            embedding: torch.Tensor = self.model.encode_image(pixels, normalize=False)  # type: ignore[operator]
             return embedding.float()
 
     def encode_texts(self, sentences: Sequence[str], device: torch.device, batch: int = 256) -> NDArray[np.float32]:
-        """(T, D) raw embeddings of sentences."""
-        import open_clip
+        """(T, D) raw embeddings of sentences; raises DataError for one beyond the text tower's context."""
         import torch
 
-        tokens = open_clip.get_tokenizer(self.architecture)(list(sentences))
+        tokens = _tokens(_open_clip().get_tokenizer(self.architecture), sentences, self.name)
         model = self.model.to(device)
         with torch.inference_mode():
-            rows = [model.encode_text(part.to(device)).float().cpu() for part in tokens.split(batch)]  # type: ignore[operator]
+            rows = [
+                model.encode_text(part.to(device), normalize=False).float().cpu()  # type: ignore[operator]
+                for part in torch.split(tokens, batch)
+            ]
         embedding: NDArray[np.float32] = torch.cat(rows).numpy()
         return embedding
 
     @property
     def _memo_key(self) -> str:
-        return f"{self.architecture}|{self.weights}|open_clip {version('open_clip_torch')}"
+        return f"{self.architecture}|{_file_named(self.weights) or self.weights}|open_clip {version('open_clip_torch')}"
 
     def _remember(self) -> Identity:
         """The identity read off the built model, and noted for next time."""
@@ -119,7 +122,7 @@ class Backbone:
             std=tuple(preprocess["std"]),
             interpolation=preprocess["interpolation"],
             logit_scale=math.exp(float(model.logit_scale)),  # type: ignore[arg-type]
-            logit_bias=0.0 if bias is None else float(bias),  # type: ignore[arg-type]
+            logit_bias=0.0 if bias is None else float(bias),
         )
         _note(self._memo_key, identity, checkpoint)
         return identity
@@ -128,6 +131,20 @@ class Backbone:
 def known() -> list[str]:
     """Every architecture's name; imports open_clip."""
     return sorted({"tiny", *_open_clip().list_models()})
+
+
+def _tokens(tokenizer: Any, sentences: Sequence[str], name: str) -> torch.Tensor:
+    """(T, context) tokens. The tokenizer cuts a longer sentence without a word: twice the context shows which."""
+    tokens: torch.Tensor = tokenizer(list(sentences))
+    context = tokens.shape[1]
+    uncut = tokenizer(list(sentences), context_length=2 * context)[:, :context]
+    cut = (tokens != uncut).any(dim=1).nonzero().flatten().tolist()
+    if cut:
+        raise DataError(
+            f"{len(cut)} of {len(sentences)} prompts are longer than the {context} tokens that {name} reads, first "
+            f"{sentences[cut[0]][:120]!r}; shorten --template or the class names (--classnames FILE)"
+        )
+    return tokens
 
 
 def _architecture(name: str, weights: str) -> str:
@@ -152,7 +169,7 @@ def _build(architecture: str, weights: str) -> torch.nn.Module:
 
     open_clip = _open_clip()
     if architecture not in open_clip.list_models():
-        raise UnknownNameError("backbone", architecture, ["tiny", *open_clip.list_models()])
+        raise UnknownNameError("backbone", architecture, known())
     checkpoint = _checkpoint(architecture, weights)
     logging.disable(logging.WARNING)  # open_clip warns that weights are random, which is what was asked for
     try:
@@ -170,7 +187,7 @@ def _build(architecture: str, weights: str) -> torch.nn.Module:
                 device="cpu",
                 pretrained_hf=checkpoint is not None,
             )
-    except (RuntimeError, KeyError, OSError, ValueError) as error:
+    except Exception as error:  # torch.load, safetensors and open_clip each raise a tree of their own
         raise DataError(f"the weights {weights} do not load into {architecture}: {str(error)[:500]}") from error
     finally:
         logging.disable(logging.NOTSET)
@@ -182,16 +199,22 @@ def _checkpoint(architecture: str, weights: str) -> Path | None:
     if weights.startswith("random:"):
         _random_seed(weights)
         return None
-    if weights == "bundled":
-        if architecture != "tiny":
-            raise ConfigError(f"--weights bundled exists for the backbone tiny only, not for {architecture}")
-        return BUNDLED / "tiny.safetensors"
+    if weights == "bundled" and architecture != "tiny":
+        raise ConfigError(f"--weights bundled exists for the backbone tiny only, not for {architecture}")
     if _is_tag(architecture, weights):
         return _download(architecture, weights)
-    if Path(weights).is_file():
-        return Path(weights)
+    if file := _file_named(weights):
+        return file
     tags = _open_clip().list_pretrained_tags_by_model(architecture)
     raise UnknownNameError(f"weights of {architecture}", weights, [*tags, "a checkpoint file", "random:SEED"])
+
+
+def _file_named(weights: str) -> Path | None:
+    """The checkpoint file that these weights are, as an absolute path; None for a tag and for random weights."""
+    if weights == "bundled":
+        return BUNDLED / "tiny.safetensors"
+    path = Path(weights).expanduser()
+    return path.absolute() if path.is_file() else None
 
 
 def _is_tag(architecture: str, weights: str) -> bool:
@@ -201,8 +224,8 @@ def _is_tag(architecture: str, weights: str) -> bool:
 def _download(architecture: str, tag: str) -> Path:
     open_clip = _open_clip()
     config = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
-    wanted, built = bool(config.get("quick_gelu")), bool(open_clip.get_model_config(architecture).get("quick_gelu"))
-    if wanted != built:
+    wanted, built = config.get("quick_gelu"), bool(open_clip.get_model_config(architecture).get("quick_gelu"))
+    if wanted is not None and wanted != built:
         other = f"{architecture}-quickgelu" if wanted else architecture.removesuffix("-quickgelu")
         raise ConfigError(
             f"{architecture} with weights {tag} has the wrong activation, which silently shifts every embedding; "
@@ -219,7 +242,7 @@ def _download(architecture: str, tag: str) -> Path:
 
 def _random_seed(weights: str) -> int:
     seed = weights.removeprefix("random:")
-    if not seed.isdecimal():
+    if not (seed.isascii() and seed.isdecimal() and len(seed) <= 18):
         raise ConfigError(f"--weights {weights}: random weights are written random:SEED, as in random:0")
     return int(seed)
 
@@ -249,20 +272,20 @@ def _recall(memo_key: str) -> Identity | None:
 
 def _note(memo_key: str, identity: Identity, checkpoint: Path | None) -> None:
     """Add to the memo by rename; two writers at once may lose a note, which only costs a rebuild."""
-    path = make_folder(_memo().parent) / _memo().name
+    path = _memo()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        noted = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        entries = {}
+        noted = None
+    entries = noted if isinstance(noted, dict) else {}
     file = None if checkpoint is None else str(checkpoint.absolute())
     entries[memo_key] = {
         "identity": asdict(identity),
         "file": file,
         "stamp": None if checkpoint is None else _stamp(checkpoint),
     }
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(canonical_json(entries), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(canonical_json(entries), encoding="utf-8")
 
 
 def _stamp(path: Path) -> list[int]:

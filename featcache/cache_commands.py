@@ -125,9 +125,13 @@ def rm(names: list[str], yes: Annotated[bool, typer.Option("--yes", "-y", help="
     """Remove stores and their unfinished parts."""
     from featcache import console
     from featcache.extraction.parts import read_parts, remove_parts
-    from featcache.store.places import key_of, resolve
+    from featcache.store.places import key_of, list_stores, resolve
 
-    for path in [resolve(name) for name in names]:
+    paths = list(dict.fromkeys(resolve(name) for name in names))
+    for path in paths:
+        if key_of(path) is None and path not in list_stores():
+            raise InputError(f"{path} is not a featcache store and not in the cache, so it is not ours to remove")
+    for path in paths:
         size = _megabytes(path.stat().st_size)
         if not yes and not console.confirm(f"Remove {path} ({size} MB)?"):
             raise InputError(f"{path.stem} is kept: removing it needs a yes; without a terminal say --yes")

@@ -37,17 +37,22 @@ def main() -> None:
         sys.exit(2)
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"featcache {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[  # noqa: ARG001 (its callback answers, before a command is missed)
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_say_version)
+    ] = False,
 ) -> None:
     """Options before the command's name."""
     global _debug
     _debug = debug
-    if version:
-        typer.echo(f"featcache {__version__}")
-        raise typer.Exit
 
 
 @app.command(name="extract")

@@ -18,7 +18,7 @@ import typer
 from featcache import console
 from featcache.backbones import Backbone
 from featcache.datasets import load
-from featcache.extraction import Plan, Request, carry_out, make_plan
+from featcache.extraction import Plan, Request, carry_out, make_plan, remove_spent
 from featcache.store import Store
 from featcache.store.places import resolve, results_path
 
@@ -83,12 +83,17 @@ def extract(source: Source, request: Request, options: MachineOptions, *, only_p
     _show_plan(plan, backbone)
     if plan.complete:
         console.say(f"{plan.store.stem}: everything is there already, nothing to do")
-        return
     if only_plan:
+        return
+    if plan.complete:
+        remove_spent(plan)
         return
     machine = _machine(options)
     start = time.perf_counter()
-    with _resumable("what is encoded is kept"), console.progress("encoding", "embeddings") as advance:
+    with (
+        _stoppable("what is encoded is kept, and the same command goes on from there"),
+        console.progress("encoding", "embeddings") as advance,
+    ):
         carry_out(
             plan,
             backbone,
@@ -184,7 +189,7 @@ def _search(store: Store, shots: int | None, options: FitOptions) -> Outcome:
     settings = _settings(shots, options)
     recorder = Recorder(results_path(), sys.argv[1:])
     dataset = str(store.provenance.get("dataset", ""))
-    with _resumable("no result was recorded"), console.progress("fitting", "run-epochs") as advance:
+    with _stoppable("no result was recorded"), console.progress("fitting", "run-epochs") as advance:
         return search(store, settings, lambda k: _recipe(options, k, dataset), record=recorder, progress=advance)
 
 
@@ -221,7 +226,7 @@ def _show_plan(plan: Plan, backbone: Backbone) -> None:
         f"style {plan.request.style}"
     )
     console.table(
-        ["split", "images", "in the store", "views", "to encode"],
+        ["split", "images", "to store", "views", "to encode"],
         [
             [
                 split,
@@ -268,12 +273,12 @@ def _machine(options: MachineOptions) -> Machine:
 
 
 @contextmanager
-def _resumable(kept: str) -> Iterator[None]:
+def _stoppable(kept: str) -> Iterator[None]:
     """Ctrl-C ends in one line and exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        console.warn(f"stopped; {kept}, and the same command goes on from there")
+        console.warn(f"stopped; {kept}")
         raise typer.Exit(130) from None
 
 

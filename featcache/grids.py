@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal, InvalidOperation
 
 from featcache.errors import ConfigError
@@ -17,7 +18,10 @@ def parse(text: str) -> tuple[float, ...]:
     >>> parse("0.2,0.6")
     (0.2, 0.6)
     """
-    values = _span(text) if ":" in text else [_number(item, text) for item in text.split(",") if item.strip()]
+    try:
+        values = _span(text) if ":" in text else [_number(item, text) for item in text.split(",") if item.strip()]
+    except ArithmeticError:
+        raise ConfigError(f"the grid {text!r} holds a number beyond all bounds") from None
     if not values:
         raise ConfigError(f"the grid {text!r} is empty; write it as start:stop:step (0:1:0.1) or as a list (0.2,0.6)")
     if len(set(values)) < len(values):
@@ -47,6 +51,6 @@ def _number(item: str, text: str) -> Decimal:
         value = Decimal(item.strip())
     except InvalidOperation:
         raise ConfigError(f"{item.strip()!r} in the grid {text!r} is not a number") from None
-    if not value.is_finite():
+    if not (value.is_finite() and math.isfinite(value)):  # 1e400 is finite as a Decimal only
         raise ConfigError(f"{item.strip()!r} in the grid {text!r} is not a finite number")
     return value

@@ -22,6 +22,21 @@ from featcache.store.writing import to_stored
 
 CLIP_LOGIT_SCALE = 100.0
 """OpenAI's CLIP models end at this multiplier (the training's upper bound); used where a file states none."""
+_KNOWN = (
+    *(f"{split}_{what}" for split in SPLITS for what in ("features", "labels")),
+    *("text_features", "class_names", "logit_scale", "backbone"),
+)
+# NotImplementedError and RuntimeError: zip members of a kind, or under a password, that zipfile does not read.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def import_npz(file: Path, *, name: str, dataset: str | None = None) -> Path:
@@ -34,11 +49,12 @@ def import_npz(file: Path, *, name: str, dataset: str | None = None) -> Path:
     arrays = _read(file)
     classes, dim = _classes(arrays, file), _dim(arrays, file)
     splits = {split: _split(arrays, split, len(classes), file) for split in SPLITS if f"{split}_features" in arrays}
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     dtype = "float16" if arrays["train_features"].dtype == np.float16 else "float32"
     spec = Spec(
         tower=Tower(
-            architecture=_scalar(arrays, "backbone", "unknown"),
+            architecture=_backbone(arrays, file),
             activation="unknown",
             checkpoint=f"file:{digest}",
             precision="unknown",
@@ -71,34 +87,56 @@ def import_npz(file: Path, *, name: str, dataset: str | None = None) -> Path:
 
 
 def _read(file: Path) -> dict[str, NDArray[Any]]:
+    """The file's arrays that an import knows; others, of whatever kind, are passed over."""
     try:
-        with np.load(file, allow_pickle=False) as loaded:
-            if not hasattr(loaded, "files"):
-                raise DataError(
-                    f"{file} holds a single array; an import needs an .npz with train_features, train_labels, ..."
-                )
-            arrays = {name: loaded[name] for name in loaded.files}
+        # Opened here: np.load leaves its own handle open when the zip is damaged.
+        with file.open("rb") as opened:
+            loaded = np.load(opened, allow_pickle=False)
+            found = [] if isinstance(loaded, np.ndarray) else list(loaded.files)
+            arrays = {name: loaded[name] for name in found if name in _KNOWN}
     except FileNotFoundError:
         raise DataError(f"there is no file {file}") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{file} cannot be read as an .npz of plain arrays: {error}") from error
-    needed = [f"{split}_{what}" for split in ("train", "test") for what in ("features", "labels")]
-    lacking = [name for name in needed if name not in arrays]
-    if lacking:
-        raise DataError(f"{file} lacks {', '.join(lacking)}; it holds: {', '.join(sorted(arrays)) or 'nothing'}")
+    _check_names(found, file)
     return arrays
+
+
+def _check_names(found: list[str], file: Path) -> None:
+    needed = [f"{split}_{what}" for split in ("train", "test") for what in ("features", "labels")]
+    if ("val_features" in found) != ("val_labels" in found):
+        needed += ["val_features", "val_labels"]
+    lacking = [name for name in needed if name not in found]
+    if lacking:
+        raise DataError(f"{file} lacks {', '.join(lacking)}; it holds: {', '.join(sorted(found)) or 'no named arrays'}")
 
 
 def _classes(arrays: dict[str, NDArray[Any]], file: Path) -> tuple[str, ...]:
     if "class_names" in arrays:
-        names = tuple(str(name) for name in arrays["class_names"].reshape(-1))
-        if len(set(names)) < len(names):
-            raise DataError(f"{file}: class_names names a class twice")
-        return names
-    labels = arrays["train_labels"]
-    highest = int(labels.max(initial=-1)) if labels.dtype.kind in "iu" else -1
-    count = len(arrays["text_features"]) if "text_features" in arrays else highest + 1
+        # Names may repeat: ImageNet has two classes called "crane".
+        return _strings(arrays["class_names"], "class_names", file)
+    if "text_features" in arrays:
+        count = len(np.atleast_1d(arrays["text_features"]))
+    else:
+        labels = arrays["train_labels"]
+        count = int(labels.max()) + 1 if labels.dtype.kind in "iu" and labels.size else 0
+        if count > labels.size:
+            raise DataError(
+                f"{file}: train_labels reach {count - 1}, but {labels.size} rows cannot fill that many classes"
+            )
     return tuple(f"class {index}" for index in range(count))
+
+
+def _strings(array: NDArray[Any], name: str, file: Path) -> tuple[str, ...]:
+    """The array's strings; bytes are read as UTF-8."""
+    if array.dtype.kind not in "US":
+        raise DataError(f"{file}: {name} must be strings; found {array.dtype} {array.shape}")
+    try:
+        strings = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+        "".join(strings).encode()
+    except UnicodeError as error:
+        raise DataError(f"{file}: {name} holds text that is not valid Unicode: {error}") from error
+    return tuple(strings)
 
 
 def _dim(arrays: dict[str, NDArray[Any]], file: Path) -> int:
@@ -111,20 +149,21 @@ def _dim(arrays: dict[str, NDArray[Any]], file: Path) -> int:
 def _split(
     arrays: dict[str, NDArray[Any]], split: str, num_classes: int, file: Path
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    features, labels = arrays[f"{split}_features"], arrays.get(f"{split}_labels")
-    if labels is None:
-        raise DataError(f"{file} has {split}_features but no {split}_labels")
+    features, labels = arrays[f"{split}_features"], arrays[f"{split}_labels"]
     width = arrays["train_features"].shape[1]
-    if features.ndim != 2 or features.shape[1] != width or features.dtype.kind != "f":
+    if features.ndim != 2 or features.shape[1] != width or not len(features) or features.dtype.kind != "f":
         raise DataError(
-            f"{file}: {split}_features must be floats (rows, {width}); found {features.dtype} {features.shape}"
+            f"{file}: {split}_features must be floats (1 row or more, {width}); found {features.dtype} {features.shape}"
         )
     if labels.shape != (len(features),) or labels.dtype.kind not in "iu":
         raise DataError(f"{file}: {split}_labels must be {len(features)} integers; found {labels.dtype} {labels.shape}")
-    if not np.isfinite(features).all():
-        bad = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise DataError(f"{file}: {split}_features holds NaN or infinity, first in row {bad}; mend or drop those rows")
-    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+    bad = np.flatnonzero(~(np.abs(features) <= np.finfo(np.float32).max).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{file}: {split}_features holds NaN, infinity or what float32 cannot hold, first in row {bad[0]}; "
+            "mend or drop those rows"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
         raise DataError(
             f"{file}: {split}_labels run from {labels.min()} to {labels.max()}, but there are {num_classes} classes"
         )
@@ -190,8 +229,8 @@ def _logit_scale(arrays: dict[str, NDArray[Any]], file: Path) -> float:
     return float(value.reshape(()))
 
 
-def _scalar(arrays: dict[str, NDArray[Any]], name: str, default: str) -> str:
-    return str(arrays[name].reshape(-1)[0]) if name in arrays and arrays[name].size else default
+def _backbone(arrays: dict[str, NDArray[Any]], file: Path) -> str:
+    return next(iter(_strings(arrays["backbone"], "backbone", file)), "unknown") if "backbone" in arrays else "unknown"
 
 
 def _is_unit(features: NDArray[Any]) -> bool:

@@ -68,6 +68,8 @@ class Recorder:
         self.path = path
         self.command = list(command)
         self.search_id: int | None = None
+        with _connect(path):
+            pass  # a file that cannot be written is better found before the training than after it
 
     def __call__(self, outcome: Outcome) -> None:
         """Insert on the first call, fill in on the second."""
@@ -79,7 +81,9 @@ class Recorder:
 
 
 def summaries(path: Path, *, limit: int | None = None) -> list[Summary]:
-    """The finished searches, newest first."""
+    """The finished searches, newest first; none where nothing was ever recorded."""
+    if not path.exists():
+        return []
     with _connect(path) as database:
         rows = database.execute(
             "SELECT * FROM search WHERE state = 'done' ORDER BY id DESC LIMIT ?", (-1 if limit is None else limit,)
@@ -89,6 +93,8 @@ def summaries(path: Path, *, limit: int | None = None) -> list[Summary]:
 
 def fetch(path: Path, search_id: int) -> dict[str, Any]:
     """One search with all its runs, as plain values; raises UnknownNameError."""
+    if not path.exists() or not 0 < search_id < 2**63:
+        raise UnknownNameError("result", str(search_id), [str(row.id) for row in summaries(path, limit=20)])
     with _connect(path) as database:
         row = database.execute("SELECT * FROM search WHERE id = ?", (search_id,)).fetchone()
         if row is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 # A busy machine makes any example slow now and then; that is no fault of the code.
 settings.register_profile("featcache", deadline=None)
@@ -24,3 +26,33 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data: {folder} is not there; FEATCACHE_REAL_DATA can name another folder")
     return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of one test: empty, and not the user's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("FEATCACHE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train/, val/ and test/ of 3 classes, 90 images in all; the class `few` has 3 for training."""
+    root = tmp_path_factory.mktemp("pictures")
+    counts = {"train": {"ant": 30, "bee fly": 30, "few": 3}, "val": dict.fromkeys(("ant", "bee fly", "few"), 4)}
+    counts["test"] = dict.fromkeys(("ant", "bee fly", "few"), 5)
+    for split, classes in counts.items():
+        for name, count in classes.items():
+            for number in range(count):
+                put_picture(root / split / name / f"{number:03d}.bmp", seed=f"{split}/{name}/{number}")
+    return root
+
+
+def put_picture(file: Path, *, seed: str) -> None:
+    """Write a smooth random image of a size that the seed alone decides."""
+    generator = np.random.default_rng(list(seed.encode()))
+    coarse = Image.fromarray(generator.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    width, height = generator.integers(40, 90, 2).tolist()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,11 +52,21 @@ class FileReader:
         try:
             return (self.root / path).read_bytes()
         except OSError as error:
-            reason = "not found" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
-            raise DataError(
-                f"image {path} is listed in the data set but {reason} under {self.root}; restore the file, or take it "
-                "out of the data set"
-            ) from error
+            raise self._absent(path, error) from error
+
+    def status(self, path: str) -> os.stat_result:
+        """The file's size and time. Raises DataError as `read_bytes` does."""
+        try:
+            return (self.root / path).stat()
+        except OSError as error:
+            raise self._absent(path, error) from error
+
+    def _absent(self, path: str, error: OSError) -> DataError:
+        reason = "not found" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
+        return DataError(
+            f"image {path} is listed in the data set but {reason} under {self.root}; restore the file, or take it "
+            "out of the data set"
+        )
 
     def read(self, path: str) -> tuple[Image.Image, SourceInfo]:
         """The decoded file."""

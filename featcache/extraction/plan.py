@@ -190,9 +190,15 @@ def _spec(manifest: Manifest, identity: Identity, request: Request, transform: T
         tower=identity.tower,
         transform=asdict(transform) | lists,
         view_seed=request.view_seed,
-        dtype=request.dtype,
+        dtype=_dtype(identity, request),
         manifest=manifest.digest,
     )
+
+
+def _dtype(identity: Identity, request: Request) -> str:
+    if request.dtype != "auto":
+        return request.dtype
+    return "float32" if identity.tower.untrained else "float16"
 
 
 def _place(spec: Spec, name: str, asked: str | None) -> Path:

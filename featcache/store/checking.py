@@ -25,7 +25,7 @@ def verify(store: Store) -> list[str]:
     with h5py.File(store.path, "r", locking=False) as file:
         try:
             found = content_digest(file)
-        except OSError as error:
+        except (OSError, KeyError, ValueError, RuntimeError) as error:  # whatever h5py makes of damaged bytes
             problems.append(f"an array does not read: {error}")
         else:
             if found != store.content:

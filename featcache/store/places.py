@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -57,17 +58,29 @@ def check_name(name: str) -> str:
 
 
 def store_path(name: str, key: str) -> Path:
-    """Where the store `name` with `key` lives: NAME.h5, or NAME-<8 digits of the key>.h5 when NAME is another's."""
+    """Where the store `name` with `key` lives: NAME.h5, or NAME-<8 digits of the key>.h5 when NAME is another's.
+
+    Raises StoreError where that file is there but does not read as a store: it may be worth saving.
+    """
     path = stores_folder() / f"{check_name(name)}.h5"
-    if key_of(path) in (None, key):
-        return path
-    return path.with_name(f"{name}-{key[:8]}.h5")
+    if path.exists() and key_of(path) not in (None, key):
+        path = path.with_name(f"{name}-{key[:8]}.h5")
+    if path.exists() and key_of(path) != key:
+        raise StoreError(
+            f"{path} is in the way: it is damaged or no store; look at it, then remove it with "
+            f"`featcache cache rm {path.stem}`"
+        )
+    return path
 
 
 def list_stores() -> list[Path]:
     """Every store file in the cache folder, newest first."""
-    found = [path for path in stores_folder().glob("*.h5") if not path.name.startswith(".")]
-    return sorted(found, key=lambda path: (-path.stat().st_mtime_ns, path.name))
+    found = []
+    for path in stores_folder().glob("*.h5"):
+        with suppress(OSError):  # a broken link, or removed by another process just now
+            if path.is_file() and not path.name.startswith("."):
+                found.append((-path.stat().st_mtime_ns, path.name, path))
+    return [path for *_, path in sorted(found)]
 
 
 def resolve(name: str | None) -> Path:
@@ -101,6 +114,8 @@ def key_of(path: Path) -> str | None:
     try:
         with h5py.File(path, "r", locking=False) as file:
             key = file.attrs.get("key")
-    except OSError:
+    except (OSError, KeyError, ValueError, RuntimeError):  # whatever h5py makes of damaged bytes
         return None
+    if isinstance(key, bytes):
+        key = key.decode(errors="replace")
     return key if isinstance(key, str) else None

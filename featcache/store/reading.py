@@ -55,20 +55,20 @@ class Store:
 
     def _read_header(self) -> None:
         attrs = self._file.attrs
-        found = attrs.get("format")
+        found = _text(attrs, "format") if "format" in attrs else "none"
         if found != FORMAT:
-            raise StoreError(f"{self.path} is not a featcache store of format {FORMAT} (its format: {found!r})")
-        self.spec = Spec.from_json(attrs["spec"])
-        self.key = str(attrs["key"])
+            raise StoreError(f"{self.path} is not a featcache store of format {FORMAT} (its format: {found})")
+        self.spec = Spec.from_json(_text(attrs, "spec"))
+        self.key = _text(attrs, "key")
         if self.spec.key != self.key:
             raise StoreError(f"{self.path} is damaged: its key does not belong to its spec; extract it anew")
-        self.content = str(attrs["content"])
+        self.content = _text(attrs, "content")
         self.logit_scale = float(attrs["logit_scale"])
         self.logit_bias = float(attrs["logit_bias"])
-        self.norm = str(attrs["norm"])
-        self.created = str(attrs["created"])
-        self.versions: dict[str, str] = json.loads(attrs["versions"])
-        self.provenance: dict[str, Any] = json.loads(attrs["provenance"])
+        self.norm = _text(attrs, "norm")
+        self.created = _text(attrs, "created")
+        self.versions: dict[str, str] = json.loads(_text(attrs, "versions"))
+        self.provenance: dict[str, Any] = json.loads(_text(attrs, "provenance"))
         self.classes = tuple(_strings(self._file["classes/name"]))
 
     @property
@@ -156,7 +156,7 @@ class Store:
                 label=group["class"][:],
                 template=group["template"][:],
                 templates=tuple(_strings(group["templates"])),
-                origin=str(group.attrs["origin"]),
+                origin=_text(group.attrs, "origin"),
             )
 
     def close(self) -> None:
@@ -178,7 +178,7 @@ class Store:
             yield
         except StoreError:
             raise
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise StoreError(
                 f"{self.path} is damaged or incomplete ({error}); `featcache cache verify` says where, and "
                 "`featcache cache rm` followed by the same extract or import makes it anew"
@@ -194,9 +194,14 @@ def _open(path: Path) -> h5py.File:
         raise StoreError(f"cannot read {path}: permission denied") from error
     except OSError as error:
         raise StoreError(
-            f"{path} is not a readable HDF5 file (truncated, or not a store at all): {error}; extract or import it anew"
+            f"{path} is not a readable HDF5 file (truncated, or not a store at all): {error}; remove it with "
+            "`featcache cache rm`, then extract or import it anew"
         ) from error
 
 
 def _strings(stored: h5py.Dataset) -> list[str]:
     return [item.decode("utf-8") for item in stored[:].tolist()]
+
+
+def _text(attrs: h5py.AttributeManager, name: str) -> str:
+    return bytes(attrs[name]).decode("utf-8")

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -86,6 +87,7 @@ def write_store(path: Path, contents: Contents) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`: fsynced and renamed over it when the block ends well, else removed."""
     make_folder(path.parent)
+    _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -102,6 +104,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed while writing `path` left behind; a day is longer than any write."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86400:
+                left.unlink()
 
 
 def to_stored(image: NDArray[np.float32], dtype: str) -> NDArray[Any]:
@@ -126,6 +136,8 @@ def check_resolution(image: NDArray[np.float32], stored: NDArray[Any]) -> None:
 
     Embeddings that nearly coincide, as an untrained tower's do, can survive float16 one by one and still be blurred.
     """
+    image, first = np.unique(image, axis=0, return_index=True)  # a blank image's views are all one embedding
+    stored = stored[first]
     if len(image) < 16:
         return  # too few rows to tell near-equal embeddings from near-equal images
     spread = np.linalg.norm(image - image.mean(axis=0), axis=1)
