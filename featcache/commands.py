@@ -89,10 +89,11 @@ def extract(source: Source, request: Request, options: MachineOptions, *, only_p
         remove_spent(plan)
         return
     machine = _machine(options)
+    images_each = plan.num_images / max(1, plan.num_missing)
     start = time.perf_counter()
     with (
         _stoppable("what is encoded is kept, and the same command goes on from there"),
-        console.progress("encoding", "embeddings") as advance,
+        console.progress("encoding", "embeddings", rate="images", per_unit=images_each) as advance,
     ):
         carry_out(
             plan,
@@ -189,7 +190,7 @@ def _search(store: Store, shots: int | None, options: FitOptions) -> Outcome:
     settings = _settings(shots, options)
     recorder = Recorder(results_path(), sys.argv[1:])
     dataset = str(store.provenance.get("dataset", ""))
-    with _stoppable("no result was recorded"), console.progress("fitting", "run-epochs") as advance:
+    with _stoppable("no result was recorded"), console.progress("fitting", "run-epochs", rate="run-epochs") as advance:
         return search(store, settings, lambda k: _recipe(options, k, dataset), record=recorder, progress=advance)
 
 

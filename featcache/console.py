@@ -59,8 +59,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
 
 
 @contextmanager
-def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; call the yielded function with (done now, total)."""
+def progress(what: str, unit: str, *, rate: str, per_unit: float = 1.0) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; call the yielded function with (done now, total).
+
+    Its speed is told in `rate`, of which `per_unit` are done with each unit.
+    """
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -78,7 +81,7 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, advance=done, total=total)
             speed = bar.tasks[0].speed
             if speed:
-                bar.update(task, rate=f"{speed:,.0f}/s")
+                bar.update(task, rate=f"{speed * per_unit:,.0f} {rate}/s")
 
         yield advance
 

@@ -41,15 +41,17 @@ def test_caltech_features_reach_the_known_accuracies(real_data: Path) -> None:
     assert outcome.test_accuracy[0] > 0.948
 
 
-@pytest.mark.parametrize("name", ["caltech101", "eurosat"])
-def test_real_pixels_through_tiny(real_data: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "shots"), [("caltech101", 1), ("eurosat", 16)])
+def test_real_pixels_through_tiny(real_data: Path, name: str, shots: int) -> None:
+    """`tiny` knows drawings alone, so zero-shot is at chance here: the adapter has all to learn."""
     manifest = load(name, data=real_data / "images")
     backbone = Backbone("tiny")
-    plan = make_plan(manifest, backbone.identity, Request(shots=(1,), shot_seeds=(1, 2), num_views=2))
+    plan = make_plan(manifest, backbone.identity, Request(shots=(shots,), shot_seeds=(1, 2), num_views=2))
     machine = Machine(device=torch.device("cpu"), batch_size=64, workers=2)
     carry_out(plan, backbone, machine, provenance={"command": "featcache extract"}, progress=lambda *_: None)
     with Store(plan.store) as store:
-        outcome = search(store, Settings(adapter="clip_adapter", grid=ALPHAS), lambda _: _recipe(20))
+        outcome = search(store, Settings(adapter="clip_adapter", grid=ALPHAS), lambda _: _recipe(60))
     assert len(outcome.runs) == 22
-    chance = 1 / len(manifest.classes)
-    assert outcome.test_accuracy[0] > 1.5 * chance
+    assert outcome.test_accuracy[0] > outcome.zero_shot.accuracy
+    if name == "eurosat":
+        assert outcome.test_accuracy[0] > 0.2
