@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import ConfigError
-from featcache.ops import cosine_logits, cosine_loss_gradient
+from featcache.ops import cosine_logits, cosine_loss_gradient, relu_gradient
 from featcache.task import Frozen, Hyper, Params, Task
 
 
@@ -68,9 +68,10 @@ class ClipAdapter:
         hidden = torch.bmm(image, params["down"]).relu_()  # (R, b, B)
         adapted = torch.bmm(hidden, params["up"]).relu_()  # (R, b, D)
         blend = torch.lerp(image, adapted, alpha)
-        to_up = cosine_loss_gradient(blend, label, frozen.text, frozen.logit_scale).mul_(alpha).mul_(adapted > 0)
-        to_down = torch.bmm(to_up, params["up"].mT).mul_(hidden > 0)  # (R, b, B)
-        return {"down": (image, to_down), "up": (hidden, to_up)}
+        to_up = relu_gradient(cosine_loss_gradient(blend, label, frozen.text, frozen.logit_scale), adapted)
+        # The factor alpha of `adapted` enters at the bottleneck, which is the narrow side.
+        to_down = relu_gradient(torch.bmm(to_up, params["up"].mT).mul_(alpha), hidden)  # (R, b, B)
+        return {"down": (image, to_down), "up": (hidden.mul_(alpha), to_up)}
 
 
 def _uniform(fan_in: int, fan_out: int, generator: torch.Generator) -> Tensor:

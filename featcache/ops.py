@@ -23,12 +23,20 @@ def cosine_loss_gradient(image: Tensor, label: Tensor, text: Tensor, logit_scale
     """(R, b, D) gradient of each run's mean cross-entropy with respect to its images (R, b, D), labels (R, b).
 
     The loss is that of `cosine_logits` and softmax, against unit text (C, D). With u the unit image and
-    g = scale (softmax - onehot) text / b, the gradient is (g - (g . u) u) / |image|. Not differentiable itself.
+    g = scale (softmax - onehot) text / b, the gradient is (g - (g . u) u) / |image|. Both products with u are taken
+    among the C classes, where they cost less than over D. Not differentiable itself.
     """
-    length = torch.linalg.vector_norm(image, dim=-1, keepdim=True).clamp_min(EPS)
-    unit = image / length
-    error = torch.softmax(logit_scale * (unit.flatten(0, 1) @ text.mT), dim=-1)  # (R b, C)
-    error[torch.arange(len(error), device=error.device), label.flatten()] -= 1
-    gradient = (error @ text).view_as(image)
-    gradient -= unit * (unit * gradient).sum(dim=-1, keepdim=True)
-    return gradient.mul_(logit_scale / image.shape[1] / length)
+    rows = image.flatten(0, 1)  # (R b, D)
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(EPS)
+    cosine = (rows @ text.mT).div_(length)  # (R b, C)
+    error = torch.softmax(logit_scale * cosine, dim=1)
+    error.scatter_add_(1, label.reshape(-1, 1), error.new_full((1, 1), -1.0).expand(len(error), 1))
+    error.mul_(logit_scale / image.shape[1] / length)
+    along = torch.linalg.vecdot(error, cosine)[:, None].div_(length)  # (R b, 1)
+    return torch.addcmul(error @ text, rows, along, value=-1).view_as(image)
+
+
+def relu_gradient(gradient: Tensor, output: Tensor) -> Tensor:
+    """The gradient before a ReLU, from the one after it and the ReLU's output."""
+    before: Tensor = torch.ops.aten.threshold_backward(gradient, output, 0.0)
+    return before
