@@ -93,7 +93,7 @@ def show_summaries(summaries: list[Summary]) -> None:
         [
             [
                 str(row.id),
-                row.created[:16].replace("T", " "),
+                row.created[5:16].replace("T", " "),
                 row.store,
                 row.adapter,
                 str(row.shots),
