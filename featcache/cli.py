@@ -180,6 +180,9 @@ def results_command(
     commands.results(search, limit=limit, as_json=json)
 
 
+_MAX_INT = 2**31 - 1  # what torch's generators and SQLite both hold, with room for the epochs' own streams
+
+
 def _ints(text: str, option: str) -> tuple[int, ...]:
     try:
         values = tuple(int(item) for item in text.split(","))
@@ -187,6 +190,8 @@ def _ints(text: str, option: str) -> tuple[int, ...]:
         raise ConfigError(f"{option} {text}: a comma-separated list of whole numbers, as in 1,2,4") from None
     if min(values) < (1 if option == "--shots" else 0):
         raise ConfigError(f"{option} {text}: {'shots are 1 or more' if option == '--shots' else 'seeds are 0 or more'}")
+    if max(values) > _MAX_INT:
+        raise ConfigError(f"{option} {text}: numbers go up to {_MAX_INT}")
     return tuple(dict.fromkeys(values))
 
 

@@ -49,12 +49,20 @@ def load_task(store: Store, chosen: Draw, frozen: Frozen) -> Task:
 
 
 def load_rows(store: Store, split: str, rows: NDArray[np.int64] | None, device: torch.device) -> Rows:
-    """View 0 of the given manifest rows of a split; of every stored row where none are given."""
+    """View 0 of the given manifest rows of a split, of every stored row where none are given; raises for no row."""
     if rows is None:
         rows = store.rows(split)
     positions, labels = _locate(store, split, rows, f"rows of {split}")
+    if not len(labels):
+        raise MissingRowsError(f"the store {store.name} holds no readable image of those asked of {split}")
     image = store.gather(split, "image", positions)[:, 0].astype(np.float32)
     return Rows(image=torch.from_numpy(image).to(device), label=torch.from_numpy(labels).to(device))
+
+
+def check_test(store: Store) -> None:
+    """Raises MissingRowsError, before any training, where there will be nothing to test on; reads no embedding."""
+    if "test" not in store.splits or not set(store.rows("test").tolist()) - set(store.missing("test")):
+        raise MissingRowsError(f"the store {store.name} holds no readable test image, so no result could be told")
 
 
 def draws_of(store: Store, shots: int | None, shot_seeds: tuple[int, ...] | None) -> list[Draw]:

@@ -55,7 +55,7 @@ def show(outcome: Outcome) -> None:
         [
             "alpha",
             f"{outcome.protocol} %",
-            "test % (not used to choose)" if outcome.protocol != "test-oracle" else "test %",
+            _test_words(outcome, unit=" %"),
             "chosen",
         ],
         [[f"{row.alpha:g}", percent(row.selection), percent(row.test), _times(row, num_draws)] for row in rows],
@@ -160,8 +160,8 @@ def plot(outcome: Outcome, file: Path) -> None:
     alphas = [row.alpha for row in rows]
     figure: Any = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    series = [("test (not used to choose)", [row.test for row in rows], "#1f5fbf", "-")]
-    if all(row.selection for row in rows):
+    series = [(_test_words(outcome), [row.test for row in rows], "#1f5fbf", "-")]
+    if outcome.protocol != "test-oracle" and all(row.selection for row in rows):
         series.append((outcome.protocol, [row.selection for row in rows if row.selection], "#c2571a", "--"))
     for label, values, colour, line in series:
         mean = [100 * value for value, _ in values]
@@ -181,6 +181,11 @@ def plot(outcome: Outcome, file: Path) -> None:
         figure.savefig(file, dpi=160)
     except OSError as error:
         raise InputError(f"cannot write the plot {file}: {error.strerror}") from error
+
+
+def _test_words(outcome: Outcome, unit: str = "") -> str:
+    """What the test numbers are called: under the oracle they did choose, and say so."""
+    return f"test{unit} ({'chosen on it' if outcome.protocol == 'test-oracle' else 'not used to choose'})"
 
 
 def _draw_words(outcome: Outcome) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import InputError, UnknownNameError
-from featcache.search import Outcome, RunRecord
+from featcache.search import Outcome, RunRecord, mean_spread
 from featcache.selection import Score
 from featcache.store.places import make_folder
 from featcache.store.writing import versions
@@ -193,8 +193,6 @@ def _add(database: sqlite3.Connection, table: str, values: dict[str, Any]) -> in
 
 
 def _summary(database: sqlite3.Connection, row: sqlite3.Row) -> Summary:
-    from featcache.search import mean_spread
-
     chosen = database.execute(
         "SELECT * FROM run WHERE search = ? AND chosen ORDER BY shot_seed", (row["id"],)
     ).fetchall()

@@ -16,7 +16,7 @@ import torch
 from featcache import registry
 from featcache.errors import ConfigError
 from featcache.fewshot import Draw
-from featcache.loading import Rows, draws_of, load_frozen, load_rows, load_task, missing_paths
+from featcache.loading import Rows, check_test, draws_of, load_frozen, load_rows, load_task, missing_paths
 from featcache.ops import cosine_logits
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
@@ -149,6 +149,7 @@ class _Ready:
 def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recipe]) -> _Ready:
     configs = expand(settings.adapter, settings.grid)
     device = pick_device(settings.device)
+    check_test(store)
     protocol = check_protocol(settings.protocol or default_protocol(store), store, len(configs))
     draws = [redraw(protocol, store, chosen) for chosen in draws_of(store, settings.shots, settings.shot_seeds)]
     if "text" in configs[0].needs and not store.text_sets:
@@ -271,7 +272,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # some devices (meta) make tensors but no numbers
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from error
     return device

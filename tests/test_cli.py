@@ -181,6 +181,9 @@ BAD_FITS = {
     "epochs": (("--epochs", "0"), "at least 1"),
     "lr": (("--lr", "-1"), "positive"),
     "shots": (("--shots", "0"), "shots are 1 or more"),
+    "shots beyond all bounds": (("--shots", "9" * 20), "numbers go up to"),
+    "seeds beyond all bounds": (("--seeds", "9" * 16), "numbers go up to"),
+    "device without numbers": (("--device", "meta"), "cannot be used here"),
     "device": (("--device", "nope"), "cannot be used here"),
     "plot": (("--plot", "x.doc"), "x.doc"),
 }

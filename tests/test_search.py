@@ -236,3 +236,20 @@ def test_json_holds_every_run_and_no_nan(home: Path) -> None:
     assert loaded["protocol"] == "fewshot-val"
     assert "NaN" not in reporting.as_json(outcome)
     assert math.isnan(reporting.alpha_rows(outcome.runs)[0].test[1]) == (len(outcome.chosen) == 1)
+
+
+def test_a_plot_of_the_oracle_does_not_call_test_unused(home: Path, tmp_path: Path) -> None:
+    with _store(home) as store:
+        for protocol, words in (("test-oracle", "chosen on it"), ("fewshot-val", "not used to choose")):
+            reporting.plot(_search(store, shots=2, protocol=protocol), tmp_path / f"{protocol}.svg")
+            assert f"test ({words})" in (tmp_path / f"{protocol}.svg").read_text()
+
+
+def test_a_store_without_a_readable_test_image_is_refused_before_training(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _store(home) as store:
+        unreadable = dict.fromkeys(store.rows("test").tolist(), "does not decode")
+        monkeypatch.setattr(Store, "missing", lambda _, split: unreadable if split == "test" else {})
+        with pytest.raises(MissingRowsError, match="no readable test image"):
+            _search(store, shots=2)
