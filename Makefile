@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 
+.DELETE_ON_ERROR:
 .PHONY: demo test lint check clean
 
 demo: $(VENV)/.installed

@@ -63,7 +63,8 @@ def extract_command(
         Path | None, typer.Option(envvar="FEATCACHE_DATA", help="Folder that holds data sets in CoOp's layout.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="A pretrained tag, a checkpoint file, or random:SEED. Default: OpenAI's.")
+        str | None,
+        typer.Option(help="A pretrained tag, a file, or random:SEED. Default: OpenAI's, or tiny's own."),
     ] = None,
     shots: Annotated[str, typer.Option(help="Draws to hold: images a class.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option(help="Draws to hold: seeds.")] = "1,2,3",
@@ -115,14 +116,14 @@ def fit_command(
         list[str] | None, typer.Argument(help="Names, key prefixes or paths. Default: the newest store.")
     ] = None,
     alpha_grid: Annotated[
-        str | None, typer.Option(help="start:stop:step with both ends, or a list. Default: 0:1:0.1.")
+        str | None, typer.Option(help="start:stop:step, both ends tried, or a list. Default: 0:1:0.1.")
     ] = None,
     adapter: Annotated[str, typer.Option(help="The method's name.")] = "clip_adapter",
     shots: Annotated[
         str | None, typer.Option(help="Images a class; a list fits each. Default: the largest extracted.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Draws. Default: all extracted.")] = None,
-    preset: Annotated[str, typer.Option(help="Training recipe: coop, adamw or paper.")] = "coop",
+    preset: Annotated[str | None, typer.Option(help="Training recipe: coop (the default), adamw or paper.")] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
     lr: Annotated[float | None, typer.Option(help="In place of the preset's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from featcache.search import Outcome, Settings
 
 
+_TRAINING = ("preset", "epochs", "lr", "batch_size")
+"""Options of `fit` that only a trained method heeds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """What to extract: a data set and a backbone."""
@@ -65,7 +69,7 @@ class FitOptions:
     alpha_grid: str | None
     shots: tuple[int | None, ...]
     shot_seeds: tuple[int, ...] | None
-    preset: str
+    preset: str | None
     epochs: int | None
     lr: float | None
     batch_size: int | None
@@ -99,7 +103,7 @@ def extract(source: Source, request: Request, options: MachineOptions, *, only_p
             plan,
             backbone,
             machine,
-            provenance={"command": f"{source.command} --style {request.style}"},
+            provenance={"command": _command(source, request)},
             progress=lambda _images, embeddings: advance(embeddings, plan.num_missing),
         )
     seconds = time.perf_counter() - start
@@ -115,7 +119,16 @@ def extract(source: Source, request: Request, options: MachineOptions, *, only_p
     console.say(
         f"{plan.store.stem}: {plan.num_embeddings:,} embeddings, {seconds:.1f} s" + (f" ({rate})" if rate else "")
     )
-    console.say("next: featcache fit --alpha-grid 0:1:0.1")
+    if "train" in plan.rows:
+        console.say("next: featcache fit --alpha-grid 0:1:0.1")
+
+
+def _command(source: Source, request: Request) -> str:
+    """What extends the store: all options that decide its key or its name."""
+    words = [source.command, "--style", request.style]
+    words += ["--dtype", request.dtype] if request.dtype != "auto" else []
+    words += ["--name", request.name] if request.name else []
+    return " ".join(words)
 
 
 def fit(names: Sequence[str | None], options: FitOptions) -> None:
@@ -123,6 +136,7 @@ def fit(names: Sequence[str | None], options: FitOptions) -> None:
     from featcache import reporting
     from featcache.errors import ConfigError
 
+    _check_effect(options)
     searches = [(resolve(name), shots) for name in names for shots in options.shots]
     if options.plot:
         reporting.check_plot_file(options.plot)
@@ -212,10 +226,24 @@ def _settings(shots: int | None, options: FitOptions) -> Settings:
     )
 
 
+def _check_effect(options: FitOptions) -> None:
+    """A setting that would have no effect is an error."""
+    from featcache import registry
+    from featcache.errors import ConfigError
+    from featcache.task import swept_fields
+
+    method = registry.load(options.adapter)
+    unused = [f"--{name.replace('_', '-')}" for name in _TRAINING if getattr(options, name) is not None]
+    if unused and not hasattr(method, "init"):
+        raise ConfigError(f"{options.adapter} is not trained, so {', '.join(unused)} would do nothing; leave it out")
+    if options.plot and "alpha" not in swept_fields(method):
+        raise ConfigError(f"--plot draws accuracy against alpha, and {options.adapter} has no alpha; leave it out")
+
+
 def _recipe(options: FitOptions, shots: int, dataset: str) -> Recipe:
     from featcache import recipes
 
-    recipe = recipes.make(options.preset, shots=shots, dataset=dataset)
+    recipe = recipes.make(options.preset or "coop", shots=shots, dataset=dataset)
     changed = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
     return replace(recipe, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
 

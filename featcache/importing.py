@@ -77,7 +77,7 @@ def import_npz(file: Path, *, name: str, dataset: str | None = None) -> Path:
             "backbone": spec.tower.architecture,
             "source": file.name,
             "logit_scale": "from the file" if "logit_scale" in arrays else "not stated: CLIP's 100 assumed",
-            "draws": _draws(splits["train"][1]),
+            "draws": _draws(splits["train"][1], has_val="val" in splits),
         },
         splits={split: _contents(split, *pair, dtype) for split, pair in splits.items()},
         text=_text(arrays, len(classes), dim, digest, file),
@@ -243,7 +243,13 @@ def _manifest_digest(labels: dict[str, NDArray[np.int64]]) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def _draws(train_label: NDArray[np.int64]) -> list[list[int]]:
-    """The draw a fit takes by default: every row where no class has more than 16, else 16 shots of three seeds."""
+def _draws(train_label: NDArray[np.int64], *, has_val: bool) -> list[list[int]]:
+    """The draws a fit takes by default: every row where no class has more than 16, else 16 shots of three seeds.
+
+    Without val, the most shots that leave min(shots, 4) further rows of a class to choose on.
+    """
     most = int(np.bincount(train_label).max())
-    return [[most, 1]] if most <= 16 else [[16, seed] for seed in (1, 2, 3)]
+    if has_val and most <= 16:
+        return [[most, 1]]
+    fitting = [shots for shots in (16, 8, 4, 2, 1) if has_val or shots + min(shots, 4) <= most]
+    return [[shots, seed] for shots in fitting[:1] for seed in (1, 2, 3)]

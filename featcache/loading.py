@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.errors import InputError, MissingRowsError
+from featcache.errors import DataError, InputError, MissingRowsError
 from featcache.fewshot import Draw, draw
 from featcache.prompts import classifier
 from featcache.store import Store
@@ -37,7 +37,9 @@ def load_frozen(store: Store, text_set: str, device: torch.device) -> Frozen:
 
 def load_task(store: Store, chosen: Draw, frozen: Frozen) -> Task:
     """The draw's training rows in their augmented views, or in view 0 where there are no others."""
-    positions, labels = _locate(store, "train", chosen.train, f"draw of {chosen.shots} shots, seed {chosen.shot_seed}")
+    positions, labels = _locate(store, "train", chosen.train, chosen)
+    if not len(positions):
+        raise DataError(f"{_words(chosen)} has no readable training image in {store.name}: there is nothing to fit on")
     image = store.gather("train", "image", positions)[:, 1 if store.num_views("train") > 1 else 0 :]
     device = frozen.text.device
     return Task(
@@ -48,11 +50,16 @@ def load_task(store: Store, chosen: Draw, frozen: Frozen) -> Task:
     )
 
 
-def load_rows(store: Store, split: str, rows: NDArray[np.int64] | None, device: torch.device) -> Rows:
-    """View 0 of the given manifest rows of a split, of every stored row where none are given; raises for no row."""
+def load_rows(
+    store: Store, split: str, device: torch.device, *, rows: NDArray[np.int64] | None = None, drawn: Draw | None = None
+) -> Rows:
+    """View 0 of the given manifest rows of a split, of every stored row where none are given; raises for no row.
+
+    `drawn` is the draw the rows belong to, for the message where the store lacks some.
+    """
     if rows is None:
         rows = store.rows(split)
-    positions, labels = _locate(store, split, rows, f"rows of {split}")
+    positions, labels = _locate(store, split, rows, drawn)
     if not len(labels):
         raise MissingRowsError(f"the store {store.name} holds no readable image of those asked of {split}")
     image = store.gather(split, "image", positions)[:, 0].astype(np.float32)
@@ -95,7 +102,7 @@ def missing_paths(store: Store) -> list[str]:
 
 
 def _locate(
-    store: Store, split: str, rows: NDArray[np.int64], what: str
+    store: Store, split: str, rows: NDArray[np.int64], chosen: Draw | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions in the store and labels of manifest rows, images known to be unreadable left out."""
     unreadable = store.missing(split)
@@ -110,14 +117,24 @@ def _locate(
     )
     if absent.any():
         raise MissingRowsError(
-            f"the store {store.name} lacks {int(absent.sum())} of the {len(rows)} images of the {what}; "
-            f"add them with: {_extract_command(store)}"
+            f"the store {store.name} lacks {int(absent.sum())} of the {len(rows)} {split} images of "
+            f"{_words(chosen) if chosen else 'the split'}; add them with: {_extract_command(store, chosen)}"
         )
     return positions.astype(np.int64), store.label(split)[rows]
 
 
-def _extract_command(store: Store) -> str:
+def _extract_command(store: Store, chosen: Draw | None) -> str:
     source = store.provenance
     if source.get("kind") != "extract":
         return "(an import cannot be extended: import a file that holds them)"
-    return f"{source['command']} --shots K --seeds S (or --all-train for every draw)"
+    # Rows that a protocol holds out of train although there is a val split belong to no draw of CoOp's.
+    drawn = chosen is not None and (chosen.val_split == "val" or "val" not in store.splits)
+    return f"{source['command']} " + (_draw_options(chosen) if drawn and chosen else "--all-train")
+
+
+def _draw_options(chosen: Draw) -> str:
+    return f"--shots {chosen.shots} --seeds {chosen.shot_seed}"
+
+
+def _words(chosen: Draw) -> str:
+    return f"the draw of {chosen.shots} shots, seed {chosen.shot_seed}"

@@ -58,7 +58,7 @@ def show(outcome: Outcome) -> None:
             _test_words(outcome, unit=" %"),
             "chosen",
         ],
-        [[f"{row.alpha:g}", percent(row.selection), percent(row.test), _times(row, num_draws)] for row in rows],
+        [[_alpha(row.alpha), percent(row.selection), percent(row.test), _times(row, num_draws)] for row in rows],
         title=f"{outcome.adapter} on {outcome.dataset}, {outcome.backbone}, {_draw_words(outcome)}",
         mark=best,
     )
@@ -66,7 +66,7 @@ def show(outcome: Outcome) -> None:
         console.raw(curve(rows, outcome.zero_shot.accuracy))
     for text in outcome.notes:
         console.warn(text)
-    alphas = ", ".join(f"{run.alpha:g}" for run in outcome.chosen)
+    alphas = ", ".join(_alpha(run.alpha) for run in outcome.chosen)
     mean, spread = outcome.test_accuracy
     gain = 100 * (mean - outcome.zero_shot.accuracy)
     chosen_on = f"on {outcome.protocol} ({selection_rows} images a draw)" if selection_rows else "by nobody (fixed)"
@@ -76,9 +76,8 @@ def show(outcome: Outcome) -> None:
     )
     laps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.seconds.items())
     total = sum(outcome.seconds.values())
-    console.say(
-        f"{len(outcome.runs)} runs x {outcome.recipe.epochs} epochs in {total:.1f} s on {outcome.device} ({laps})"
-    )
+    epochs = f" x {outcome.recipe.epochs} epochs" if outcome.trained else ""
+    console.say(f"{len(outcome.runs)} runs{epochs} in {total:.1f} s on {outcome.device} ({laps})")
 
 
 def as_json(outcome: Outcome) -> str:
@@ -192,6 +191,10 @@ def _draw_words(outcome: Outcome) -> str:
     run = outcome.runs[0]
     seeds = ", ".join(str(chosen.shot_seed) for chosen in outcome.chosen)
     return f"{run.shots} shots, seed{'s' if len(outcome.chosen) > 1 else ''} {seeds}"
+
+
+def _alpha(alpha: float) -> str:
+    return "-" if math.isnan(alpha) else f"{alpha:g}"
 
 
 def _times(row: AlphaRow, num_draws: int) -> str:

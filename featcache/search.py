@@ -5,6 +5,7 @@ Test rows are read only after the choice is made and recorded, so nothing chosen
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,7 +23,7 @@ from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
 from featcache.selection import Score, check_protocol, choose, default_protocol, redraw, score, selection_rows
 from featcache.store import Store
-from featcache.task import Frozen, Hyper, Method, Params, Solved, Task, field_values
+from featcache.task import Frozen, Hyper, Method, Params, Solved, Task, Trained, field_values
 from featcache.training import Run, num_run_epochs, predict, stack_hyper, train
 
 
@@ -83,6 +84,8 @@ class Outcome:
     protocol: str
     recipe: Recipe
     device: str
+    trained: bool
+    """Whether the method is fitted by gradient steps, so that the recipe says something."""
     runs: tuple[RunRecord, ...]
     zero_shot: Score
     """Zero-shot CLIP on the same test rows."""
@@ -228,16 +231,17 @@ def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[Run
         protocol=ready.protocol,
         recipe=ready.recipe,
         device=str(ready.frozen.text.device),
+        trained=isinstance(ready.configs[0], Trained),
         runs=tuple(runs),
         zero_shot=Score(accuracy=float("nan"), loss=float("nan"), num_rows=0),
-        notes=tuple(_notes(store, ready.draws)),
+        notes=(*_notes(store, ready.draws), *_diverged(runs)),
         seconds=clock.laps,
     )
 
 
 def _tested(outcome: Outcome, store: Store, ready: _Ready, fitted: Sequence[Params]) -> Outcome:
     frozen = ready.frozen
-    rows = load_rows(store, "test", None, frozen.text.device)
+    rows = load_rows(store, "test", frozen.text.device)
     methods = ready.configs * len(ready.draws)
     tested = [
         replace(run, test=score(predict(method, params, rows.image, frozen), rows.label))
@@ -294,6 +298,15 @@ def _notes(store: Store, draws: Sequence[Draw]) -> list[str]:
     if unreadable:
         notes.append(f"{len(unreadable)} images could not be read and are left out: " + "; ".join(unreadable))
     return notes
+
+
+def _diverged(runs: Sequence[RunRecord]) -> list[str]:
+    """A run whose loss is not finite is named; the others are not touched by it."""
+    lost = [run for run in runs if run.selection and not math.isfinite(run.selection.loss)]
+    if not lost:
+        return []
+    names = ", ".join(f"alpha {run.alpha:g} seed {run.shot_seed}" for run in lost[:5])
+    return [f"{len(lost)} of {len(runs)} runs diverged (their loss is not finite): {names}; try a lower --lr"]
 
 
 class _Clock:

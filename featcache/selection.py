@@ -81,11 +81,11 @@ def selection_rows(protocol: str, store: Store, chosen: Draw, device: torch.devi
     """The rows a protocol chooses on for one draw; None where nothing is chosen."""
     match protocol:
         case "fewshot-val" | "train-holdout":
-            return load_rows(store, chosen.val_split, chosen.val, device)
+            return load_rows(store, chosen.val_split, device, rows=chosen.val, drawn=chosen)
         case "full-val":
-            return load_rows(store, "val", None, device)
+            return load_rows(store, "val", device)
         case "test-oracle":
-            return load_rows(store, "test", None, device)
+            return load_rows(store, "test", device)
     return None
 
 

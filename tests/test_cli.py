@@ -186,6 +186,7 @@ BAD_FITS = {
     "device without numbers": (("--device", "meta"), "cannot be used here"),
     "device": (("--device", "nope"), "cannot be used here"),
     "plot": (("--plot", "x.doc"), "x.doc"),
+    "training what is not trained": (("--adapter", "zero_shot", "--lr", "0.1"), "would do nothing"),
 }
 
 

@@ -198,7 +198,7 @@ def test_zero_shot_on_genuine_features(home: Path, real_data: Path, name: str, a
     with Store(import_npz(real_data / "features" / f"{name}.npz", name=name)) as store:
         assert store.norm == "unit"
         frozen = load_frozen(store, "default", torch.device("cpu"))
-        rows = load_rows(store, "test", None, torch.device("cpu"))
+        rows = load_rows(store, "test", torch.device("cpu"))
         right = cosine_logits(rows.image, frozen.text, frozen.logit_scale).argmax(dim=1) == rows.label
         assert right.float().mean().item() == pytest.approx(accuracy, abs=1e-3)
         assert len(draws_of(store, None, None)) == 1

@@ -146,6 +146,21 @@ def test_fixed_takes_one_configuration(home: Path) -> None:
             _search(store, shots=4, protocol="oracle")
 
 
+def test_the_default_draws_of_an_import_without_val_leave_rows_to_choose_on(home: Path) -> None:
+    for rows, shots in ((4, 2), (16, 8), (20, 16)):
+        with _store(home, f"bare{rows}", val=0, train=rows) as store:
+            outcome = _search(store)
+        assert (outcome.runs[0].shots, outcome.protocol) == (shots, "train-holdout")
+
+
+def test_runs_that_diverge_are_named(home: Path) -> None:
+    with _store(home) as store:
+        settings = Settings(adapter="clip_adapter", grid={"alpha": (0.0, 0.5)}, shots=4, shot_seeds=(1,))
+        wild = search(store, settings, lambda shots: replace(_recipe(shots), lr=1e38))
+    assert any("1 of 2 runs diverged" in note and "alpha 0.5 seed 1" in note for note in wild.notes)
+    assert wild.chosen[0].alpha == 0
+
+
 def test_ties_go_to_the_lower_loss_then_the_smaller_alpha() -> None:
     scores = [
         Score(accuracy=accuracy, loss=loss, num_rows=9)
