@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,8 +142,23 @@ def _decode(plan: Plan, machine: Machine) -> Iterator[_Decoded]:
         prefetch_factor=4,
         worker_init_fn=_one_thread,
     )
-    for decoded in loader:
+    with _interrupts_ignored():
+        batches = iter(loader)  # starts the workers
+    for decoded in batches:
         yield from decoded
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C, which a terminal sends to all: this one stops and ends them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it is interrupted
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _items(missing: dict[str, Missing]) -> Iterator[_Item]:
