@@ -104,7 +104,7 @@ def extract(source: Source, request: Request, options: MachineOptions, *, only_p
             backbone,
             machine,
             provenance={"command": _command(source, request)},
-            progress=lambda _images, embeddings: advance(embeddings, plan.num_missing),
+            progress=lambda embeddings: advance(embeddings, plan.num_missing),
         )
     seconds = time.perf_counter() - start
     with Store(plan.store) as store:

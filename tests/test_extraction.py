@@ -65,7 +65,7 @@ def carry(
     """Carry the plan out; calls `halt` once `stop` embeddings are encoded."""
     encoded = 0
 
-    def progress(_: int, embeddings: int) -> None:
+    def progress(embeddings: int) -> None:
         nonlocal encoded
         encoded += embeddings
         if encoded >= stop:

@@ -48,7 +48,7 @@ def test_real_pixels_through_tiny(real_data: Path, name: str, shots: int) -> Non
     backbone = Backbone("tiny")
     plan = make_plan(manifest, backbone.identity, Request(shots=(shots,), shot_seeds=(1, 2), num_views=2))
     machine = Machine(device=torch.device("cpu"), batch_size=64, workers=2)
-    carry_out(plan, backbone, machine, provenance={"command": "featcache extract"}, progress=lambda *_: None)
+    carry_out(plan, backbone, machine, provenance={"command": "featcache extract"}, progress=lambda _: None)
     with Store(plan.store) as store:
         outcome = search(store, Settings(adapter="clip_adapter", grid=ALPHAS), lambda _: _recipe(60))
     assert len(outcome.runs) == 22

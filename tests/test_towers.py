@@ -41,7 +41,7 @@ def test_stored_rows_equal_a_bare_forward(folder: Path, name: str) -> None:
     plan = make_plan(manifest, backbone.identity, Request(shots=(2,), shot_seeds=(1,), num_views=1))
     assert plan.spec.dtype == "float32", "random weights are stored whole"
     machine = Machine(device=torch.device("cpu"), batch_size=8, workers=0)
-    carry_out(plan, backbone, machine, provenance={"command": "featcache extract"}, progress=lambda *_: None)
+    carry_out(plan, backbone, machine, provenance={"command": "featcache extract"}, progress=lambda _: None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         bare = open_clip.create_model(f"{name}-quickgelu", pretrained=None).eval()

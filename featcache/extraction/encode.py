@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from featcache.backbones import Backbone
 from featcache.datasets import Manifest, Reader
 from featcache.errors import DataError
-from featcache.extraction.parts import Part, PartContents, write_part
+from featcache.extraction.parts import PartContents, write_part
 from featcache.extraction.plan import Missing, Plan
 from featcache.store.writing import check_resolution, to_stored
 from featcache.views import Transform, view
@@ -25,8 +25,8 @@ from featcache.views import Transform, view
 SHARD_VIEWS = 2048
 """Embeddings a shard, about: what a crash can lose."""
 
-Progress = Callable[[int, int], None]
-"""Told how many images and embeddings have just been encoded."""
+Progress = Callable[[int], None]
+"""Told how many embeddings have just been encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +62,19 @@ class _Decoded:
     error: str = ""
 
 
-def encode_missing(plan: Plan, backbone: Backbone, machine: Machine, *, progress: Progress) -> list[Part]:
-    """The parts of every missing row and view, written as they are done. Raises DataError for an unreadable image."""
-    parts: list[Part] = []
+def encode_missing(plan: Plan, backbone: Backbone, machine: Machine, *, progress: Progress) -> None:
+    """Write the parts of every missing row and view as they are done. Raises DataError for an unreadable image."""
     pending: list[_Decoded] = []
     encoder = _Encoder(plan, backbone, machine)
     for decoded in _decode(plan, machine):
         if decoded.error and not plan.request.skip_unreadable:
             raise DataError(decoded.error)
         if pending and decoded.item.shard != pending[0].item.shard:
-            parts.append(encoder.write(pending, progress))
+            encoder.write(pending, progress)
             pending = []
         pending.append(decoded)
     if pending:
-        parts.append(encoder.write(pending, progress))
-    return parts
+        encoder.write(pending, progress)
 
 
 class _Encoder:
@@ -91,8 +89,8 @@ class _Encoder:
         self._mean = torch.tensor(plan.transform.mean, device=machine.device).view(3, 1, 1)
         self._std = torch.tensor(plan.transform.std, device=machine.device).view(3, 1, 1)
 
-    def write(self, shard: list[_Decoded], progress: Progress) -> Part:
-        """The shard's part, on disk."""
+    def write(self, shard: list[_Decoded], progress: Progress) -> None:
+        """Put the shard's part on disk."""
         readable = [decoded for decoded in shard if not decoded.error]
         size, dim = self.plan.transform.size, self.plan.identity.dim
         pixels = np.concatenate([np.empty((0, size, size, 3), np.uint8), *(decoded.pixels for decoded in readable)])
@@ -100,8 +98,7 @@ class _Encoder:
         for start in range(0, len(pixels), self.machine.batch_size):
             batch = pixels[start : start + self.machine.batch_size]
             embedding[start : start + len(batch)] = self._forward(batch)
-            progress(0, len(batch))
-        progress(len(shard), 0)
+            progress(len(batch))
         stored = to_stored(embedding, self.plan.spec.dtype)
         check_resolution(embedding, stored)
         counts = [len(decoded.item.views) for decoded in readable]
@@ -116,7 +113,7 @@ class _Encoder:
             ),
             unreadable={decoded.item.row: decoded.error for decoded in shard if decoded.error},
         )
-        return write_part(self.plan.spec.key, contents)
+        write_part(self.plan.spec.key, contents)
 
     def _forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(b, D). Every forward has the one batch shape, the last padded, so a row does not hang on its neighbours."""

@@ -54,8 +54,8 @@ class PartContents:
     unreadable: Mapping[int, str]
 
 
-def write_part(key: str, contents: PartContents) -> Part:
-    """The part on disk, whole or not at all; its name is the digest of its row and view lists."""
+def write_part(key: str, contents: PartContents) -> None:
+    """Put a part on disk, whole or not at all; its name is the digest of its row and view lists."""
     lists = [
         contents.split.encode(),
         contents.row.tobytes(),
@@ -71,11 +71,11 @@ def write_part(key: str, contents: PartContents) -> Part:
         file["digest"] = row_digest(contents.image)
         unreadable = sorted(contents.unreadable.items())
         file["unreadable/row"] = np.array([row for row, _ in unreadable], dtype=np.int64)
-        reasons = [reason.encode()[:2000] for _, reason in unreadable]
+        # Cut between characters: half a character would make the whole part unreadable.
+        reasons = [reason.encode()[:2000].decode(errors="ignore").encode() for _, reason in unreadable]
         file["unreadable/reason"] = np.array(
             reasons, dtype=h5py.string_dtype("utf-8", max(map(len, reasons), default=1))
         )
-    return _read_index(path, key)
 
 
 def read_parts(key: str) -> Iterator[Part]:
