@@ -71,7 +71,7 @@ def load(name: str, *, data: Path | None, template: str | None = None, classname
     if template is not None:
         manifest = dataclasses.replace(manifest, template=template)
     _check_template(manifest.template)
-    return dataclasses.replace(manifest, classes=_prompt_names(manifest.classes, name))
+    return dataclasses.replace(manifest, classes=_prompt_names(manifest.classes, manifest.ids, name))
 
 
 def _read_names(file: Path, num_classes: int, dataset: str) -> tuple[str, ...]:
@@ -92,15 +92,15 @@ def _check_template(template: str) -> None:
         raise ConfigError(f'template {template!r} must hold exactly one {{}}, as in "a photo of a {{}}."')
 
 
-def _prompt_names(names: tuple[str, ...], dataset: str) -> tuple[str, ...]:
-    """Names as prompts use them. Raises DataError for an empty one, and for two that come out alike."""
+def _prompt_names(names: tuple[str, ...], ids: tuple[str, ...], dataset: str) -> tuple[str, ...]:
+    """Names as prompts use them. Raises DataError for an empty one, and, without ids, for two that come out alike."""
     prompt_names = tuple(" ".join(name.replace("_", " ").split()) for name in names)
     first: dict[str, int] = {}
     for index, name in enumerate(prompt_names):
         check_unicode(name)
         if not name:
             raise DataError(f"class {index} of {dataset} has an empty name")
-        if name in first:
+        if name in first and not ids:
             raise DataError(
                 f"classes {first[name]} and {index} of {dataset} are both called {name!r} in prompts, so no text can "
                 "tell them apart; rename one, or give other names with a file of class names"

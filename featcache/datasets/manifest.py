@@ -126,6 +126,13 @@ class Manifest:
     """Where the splits come from, in a few words."""
     reader: Reader
     """Turns a path into an image."""
+    ids: tuple[str, ...] = ()
+    """What tells the classes apart where names may repeat (ImageNet's WordNet ids); empty: the names do."""
+
+    @property
+    def class_ids(self) -> tuple[str, ...]:
+        """What a class is called across data sets: its id, or its name where it has none."""
+        return self.ids or self.classes
 
     @property
     def slug(self) -> str:
