@@ -1,8 +1,21 @@
 """Preprocessing styles, and the augmented views of one decoded image.
 
-View 0 is the test transform; views 1, 2, .. are random resized crops with a horizontal flip. Given the same box, the
-pixels equal torchvision's on PIL images bit for bit (tests/test_views.py). Neither torch nor torchvision is imported:
-the processes that decode need PIL and numpy alone. Mean and std are applied later, on the device.
+View 0 is the test transform, which the style names:
+
+    coop        both sides squashed to `size`: CoOp until October 2021, and the paper's default
+    coop-2021   short side to `size`, then the centre: CoOp since Dassl's commit 3bd9104 of 2021-10-09
+    clip        the same steps, as OpenAI's CLIP has them and the paper's appendix uses
+
+`coop-2021` and `clip` are two names of one computation: their pixels are equal, and a store records the name that was
+asked for. Of the originals they differ in what is no step of a style here: OpenAI's converts to RGB after it has
+resized, which changes palette images and those with transparency; all styles here convert first, as CoOp does.
+
+Views 1, 2, .. are random resized crops of the original image with a horizontal flip, in every style. CoOp has them so
+since the same commit; until then it cropped from the squashed image, which no style here repeats.
+
+Given the same box, the pixels equal torchvision's on PIL images bit for bit (tests/test_views.py). Neither torch nor
+torchvision is imported: the processes that decode need PIL and numpy alone. Mean and std are applied later, on the
+device.
 """
 
 from __future__ import annotations
@@ -17,15 +30,25 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from featcache.errors import ConfigError, DataError
 
-STYLES: Final = ("coop", "clip")
+STYLES: Final = ("coop", "coop-2021", "clip")
 INTERPOLATIONS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Named, because PIL left to itself also tries EPS, which starts Ghostscript on what a data set holds. MPO, the JPEG of
 # many telephones, is read by "JPEG".
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+_TURNS: Final = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Box = tuple[int, int, int, int]  # top, left, height, width in the original image
 
@@ -35,7 +58,7 @@ class Transform:
     """How an image becomes pixels: part of a store's key."""
 
     style: str
-    """View 0: "coop" squashes both sides to `size`; "clip" brings the short side to `size` and crops the centre."""
+    """View 0: "coop" squashes both sides to `size`; "coop-2021" and "clip" bring the short side there and crop."""
     size: int
     """Side of the square that the image tower takes, in pixels."""
     mean: tuple[float, float, float]
@@ -65,9 +88,10 @@ class Transform:
                 raise ConfigError(f"cannot use {self}: {demand}")
 
 
-def decode(data: bytes) -> Image.Image:
-    """RGB image, as PIL's `convert("RGB")` gives it: transparency is dropped, an EXIF rotation is not applied.
+def decode(data: bytes, *, upright: bool = False) -> Image.Image:
+    """RGB image, as PIL's `convert("RGB")` gives it: transparency is dropped.
 
+    With `upright`, the image is turned as its EXIF data say; CoOp does not, and PIL itself does so with TIFF alone.
     16-bit grey keeps its high byte, as PIL does with 16-bit colour; `convert` alone would clip it to white. The first
     frame of an animation is taken. Raises DataError when the bytes are not an image that can be read whole, or when it
     has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
@@ -79,6 +103,8 @@ def decode(data: bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 image = _rgb(opened)
+                if upright and (turn := _turn(opened)) is not None:
+                    image = image.transpose(turn)
     except DataError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -99,7 +125,7 @@ def view(
 
     The crop is in the original image's coordinates, flip is 0 or 1. Number 0 is the test transform; a later one is a
     function of (seed, path, number) and the image's size alone, so view 7 needs no views 1 to 6 and no worker count,
-    batch order or restart can change it. Raises DataError for an image too narrow for style "clip".
+    batch order or restart can change it. Raises DataError for an image too narrow for a style that crops.
     """
     assert image.mode == "RGB", image.mode
     assert number >= 0, number
@@ -129,19 +155,31 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _coop_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a loaded image upright; None where it is, or where its EXIF data are damaged and so say nothing.
+
+    Not `ImageOps.exif_transpose`, which also writes the EXIF data anew and so fails on tags that have no bearing here.
+    """
+    try:
+        orientation: object = image.getexif().get(ExifTags.Base.Orientation)
+        return _TURNS.get(orientation) if isinstance(orientation, int) else None
+    except Exception:  # as many kinds as there are ways to damage it; viewers show such images as they lie
+        return None
+
+
+def _squash_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
     """torchvision's Resize((size, size)), and the whole image as its box."""
     return _squash(image, (transform.size, transform.size), transform), (0, 0, image.height, image.width)
 
 
-def _clip_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
+def _crop_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
     """torchvision's Resize(size) then CenterCrop(size), and the box this shows of the original image."""
     size, short, long = transform.size, min(image.size), max(image.size)
     resized_long = int(size * long / short)
     if Image.MAX_IMAGE_PIXELS is not None and size * resized_long > Image.MAX_IMAGE_PIXELS:
         raise DataError(
-            f"it is {image.width} x {image.height} pixels, too narrow for style clip, which would make its long side "
-            f"{resized_long}; crop it first, or use style coop"
+            f"it is {image.width} x {image.height} pixels, too narrow for style {transform.style}, which would make "
+            f"its long side {resized_long}; crop it first, or use style coop"
         )
     width, height = (size, resized_long) if image.width <= image.height else (resized_long, size)
     left, top = round((width - size) / 2), round((height - size) / 2)
@@ -155,7 +193,7 @@ def _clip_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, B
     return resized, box
 
 
-_TEST_VIEWS: Final = {"coop": _coop_view, "clip": _clip_view}
+_TEST_VIEWS: Final = {"coop": _squash_view, "coop-2021": _crop_view, "clip": _crop_view}
 
 
 def _random_crop(size: tuple[int, int], transform: Transform, uniforms: Iterator[float]) -> tuple[Box, bool]:

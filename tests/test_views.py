@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
@@ -57,6 +57,7 @@ def torchvision_test_view(image: Image.Image, transform: Transform) -> np.ndarra
     size, mode = transform.size, InterpolationMode(transform.interpolation)
     steps = {
         "coop": [transforms.Resize((size, size), mode)],
+        "coop-2021": [transforms.Resize(max(size, size), mode), transforms.CenterCrop((size, size))],  # as Dassl has it
         "clip": [transforms.Resize(size, mode), transforms.CenterCrop(size)],
     }
     return np.array(transforms.Compose(steps[transform.style])(image))
@@ -87,6 +88,18 @@ def test_pixels_equal_torchvisions(style: str, size: int, width: int, height: in
 
 def test_pixels_equal_torchvisions_when_bilinear() -> None:
     check_against_torchvision(noise(90, 70), dataclasses.replace(CLIP, interpolation="bilinear"), "a.png")
+
+
+def test_coop_2021_and_clip_are_two_names_of_one_view() -> None:
+    for width, height in SIZES:
+        image = noise(width, height)
+        for number in (0, 1):
+            ours = [
+                view(image, dataclasses.replace(COOP, style=style), number=number, path="a", seed=1)
+                for style in ("coop-2021", "clip")
+            ]
+            np.testing.assert_array_equal(ours[0][0], ours[1][0])
+            np.testing.assert_array_equal(ours[0][1], ours[1][1])
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -201,9 +214,10 @@ def test_flip_and_scale_ends() -> None:
     assert [0, 0, 90, 90, 0] in boxes  # ratios other than 1 do not fit: the fallback
 
 
-def test_a_thread_of_an_image_is_refused_by_style_clip() -> None:
-    with pytest.raises(DataError, match=r"image a\.png .* too narrow for style clip"):
-        view(Image.new("RGB", (40000, 1)), CLIP, number=0, path="a.png", seed=1)
+@pytest.mark.parametrize("style", ["coop-2021", "clip"])
+def test_a_thread_of_an_image_is_refused_by_styles_that_crop(style: str) -> None:
+    with pytest.raises(DataError, match=rf"image a\.png .* too narrow for style {style},"):
+        view(Image.new("RGB", (40000, 1)), dataclasses.replace(COOP, style=style), number=0, path="a.png", seed=1)
     assert view(Image.new("RGB", (40000, 1)), COOP, number=0, path="a", seed=1)[0].shape == (64, 64, 3)
 
 
@@ -227,6 +241,12 @@ def test_unusable_transforms(change: dict[str, object]) -> None:
         dataclasses.replace(COOP, **change)
 
 
+def oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 def modes() -> dict[str, bytes]:
     """Files of every usual mode, by a short name."""
     image = noise(30, 20)
@@ -246,8 +266,13 @@ def modes() -> dict[str, bytes]:
         "gif": encoded(palette, "GIF"),
         "animated gif": encoded(palette, "GIF", save_all=True, append_images=[noise(30, 20).quantize(4)]),
         "webp": encoded(alpha, "WEBP"),
+        "animated webp": encoded(image, "WEBP", save_all=True, append_images=[noise(30, 20).rotate(180)]),
+        "mpo": encoded(image, "MPO", save_all=True, append_images=[noise(15, 10)]),
+        "RGBA webp without loss": encoded(alpha, "WEBP", lossless=True),
+        "1 x 1 grey and alpha": encoded(Image.new("LA", (1, 1), (7, 0)), "PNG"),
         "bmp": encoded(image, "BMP"),
         "tiff": encoded(image, "TIFF"),
+        "rotated jpeg": encoded(image, "JPEG", exif=oriented(6)),
         "LAB tiff": encoded(Image.merge("LAB", image.split()), "TIFF"),
     }
 
@@ -271,14 +296,70 @@ def test_sixteen_bit_grey_is_scaled(kind: str) -> None:
     np.testing.assert_array_equal(np.array(image)[..., 0], np.array(image)[..., 2])
 
 
-def test_exif_rotation_is_not_applied() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    assert decode(encoded(noise(30, 20), "JPEG", exif=exif)).size == (30, 20)
-
-
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def sixteen_bit_png(values: np.ndarray) -> bytes:
+    """A PNG of 16-bit values (height, width, channels), which PIL itself cannot write in colour or with alpha."""
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bit_png_keeps_the_high_bytes(channels: int) -> None:
+    values = np.random.default_rng(channels).integers(0, 65536, (3, 5, channels), dtype=np.uint16)
+    high = (values >> 8).astype(np.uint8)
+    expected = high[..., :3] if channels > 2 else high[..., [0, 0, 0]]
+    np.testing.assert_array_equal(np.array(decode(sixteen_bit_png(values))), expected)
+
+
+TURNED = [(kind, orientation) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "MPO") for orientation in range(1, 9)]
+
+
+@pytest.mark.parametrize(("kind", "orientation"), TURNED)
+def test_exif_rotation_is_applied_to_upright_images_alone(kind: str, orientation: int) -> None:
+    data = encoded(noise(30, 20), kind, exif=oriented(orientation))
+    with Image.open(io.BytesIO(data)) as opened:
+        as_it_lies, turned = np.array(opened.convert("RGB")), np.array(ImageOps.exif_transpose(opened.convert("RGB")))
+        if kind == "TIFF":  # PIL turns these by itself
+            turned = as_it_lies
+    np.testing.assert_array_equal(np.array(decode(data)), as_it_lies)
+    np.testing.assert_array_equal(np.array(decode(data, upright=True)), turned)
+    assert turned.shape[:2] == ((20, 30) if orientation < 5 else (30, 20))
+
+
+def test_rotation_stated_in_xmp_is_applied() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encoded(noise(30, 20), "JPEG", xmp=xmp)
+    assert (decode(data).size, decode(data, upright=True).size) == ((30, 20), (20, 30))
+
+
+def raw_exif(*entries: bytes) -> bytes:
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+
+
+ORIENTATION_6 = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+
+
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        (raw_exif(ORIENTATION_6), (20, 30)),
+        # A resolution in letters: PIL's exif_transpose raises TypeError, though the orientation is sound.
+        (raw_exif(ORIENTATION_6, struct.pack("<HHI", 0x011A, 2, 4) + b"abc\0"), (20, 30)),
+        (raw_exif(struct.pack("<HHI", 0x0112, 2, 2) + b"6\0\0\0"), (30, 20)),
+        (raw_exif(struct.pack("<HHIHH", 0x0112, 3, 1, 9, 0)), (30, 20)),
+        (raw_exif(ORIENTATION_6)[:20], (30, 20)),
+        (b"Exif\0\0" + bytes(range(200)), (30, 20)),
+        (b"Exif\0\0", (30, 20)),
+    ],
+)
+def test_odd_exif_data_make_no_image_unreadable(exif: bytes, size: tuple[int, int]) -> None:
+    assert decode(encoded(noise(30, 20), "JPEG", exif=exif), upright=True).size == size
 
 
 def unusable() -> dict[str, tuple[bytes, str]]:
@@ -321,7 +402,7 @@ def test_the_limit_of_pixels_is_an_error_not_a_warning(monkeypatch: pytest.Monke
 def test_damaged_files_decode_or_are_refused(data: bytes, place: float, damage: bytes) -> None:
     at = int(place * len(data))
     with contextlib.suppress(DataError):  # any other exception, or a warning, fails the test
-        assert decode(data[:at] + damage + data[at + len(damage) :]).mode == "RGB"
+        assert decode(data[:at] + damage + data[at + len(damage) :], upright=True).mode == "RGB"
 
 
 def test_what_loader_processes_import_does_not_load_torch() -> None:

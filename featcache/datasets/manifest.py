@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,16 @@ class SourceInfo(NamedTuple):
 class Reader(Protocol):
     """Turns a manifest's path into an image; picklable, since loader processes get a copy."""
 
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned as their EXIF data say. It changes pixels, so it belongs into a store's key."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Says, without naming it, which folder images are read from; empty where a path says all."""
+        ...
+
     def read_bytes(self, path: str) -> bytes:
         """The bytes that `SourceInfo` is about."""
         ...
@@ -46,6 +56,13 @@ class FileReader:
     """Reads image files under `root`."""
 
     root: Path
+    upright: bool = False
+    """Whether an EXIF rotation is applied: the user's own images, yes; CoOp's data sets, no, as CoOp itself."""
+
+    @cached_property
+    def place(self) -> str:
+        """A digest of the folder's real path: names no folder of the machine, yet tells two apart."""
+        return hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
 
     def read_bytes(self, path: str) -> bytes:
         """The file's bytes."""
@@ -71,19 +88,15 @@ class FileReader:
     def read(self, path: str) -> tuple[Image.Image, SourceInfo]:
         """The decoded file."""
         data = self.read_bytes(path)
-        try:
-            image = views.decode(data)
-        except DataError as error:
-            raise DataError(
-                f"image {path} under {self.root} does not decode: {error}; replace the file, or skip such images with "
-                "--on-bad-image skip"
-            ) from error
-        return image, source_info(data)
+        return decode_named(data, f"{path} under {self.root}", upright=self.upright), source_info(data)
 
 
 @dataclass(frozen=True)
 class RenderedReader:
     """Renders images of the bundled `shapes`."""
+
+    upright: ClassVar[bool] = False
+    place: ClassVar[str] = ""
 
     def read_bytes(self, path: str) -> bytes:
         """The rendered array's bytes: rows of RGB pixels."""
@@ -93,6 +106,16 @@ class RenderedReader:
         """The rendered image."""
         pixels = _render(path)
         return Image.fromarray(pixels), source_info(pixels.tobytes())
+
+
+def decode_named(data: bytes, name: str, *, upright: bool) -> Image.Image:
+    """The RGB image in these bytes. Raises DataError that names the image."""
+    try:
+        return views.decode(data, upright=upright)
+    except DataError as error:
+        raise DataError(
+            f"image {name} does not decode: {error}; replace the file, or skip such images with --on-bad-image skip"
+        ) from error
 
 
 def source_info(data: bytes) -> SourceInfo:
@@ -141,8 +164,13 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of every (split, path, class index) in order: it changes if and only if one of them does."""
-        content = [[name, list(split.path), split.label.tolist()] for name, split in sorted(self.splits.items())]
+        """SHA-256, in hex, of the name and every (split, path, class index) in order.
+
+        It changes if and only if one of them does. The name is in it because two folders of a user's may well hold
+        files of the same names.
+        """
+        splits = [[name, list(split.path), split.label.tolist()] for name, split in sorted(self.splits.items())]
+        content = [self.name, *splits]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
