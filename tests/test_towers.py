@@ -22,25 +22,25 @@ from featcache.store.writing import check_resolution, to_stored
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two classes of six smooth random images of odd sizes."""
+    """Two classes of three smooth random images of odd sizes."""
     monkeypatch.setenv("FEATCACHE_HOME", str(tmp_path / "home"))
     generator = np.random.default_rng(0)
     for label in ("near", "far"):
         (tmp_path / "images" / label).mkdir(parents=True)
-        for index in range(6):
+        for index in range(3):
             coarse = generator.integers(0, 256, (5, 7, 3), dtype=np.uint8)
             image = Image.fromarray(coarse).resize((180 + 31 * index, 240 - 17 * index), Image.Resampling.BICUBIC)
             image.save(tmp_path / "images" / label / f"{index}.png")
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("name", ["RN50", "ViT-B-32"])
+@pytest.mark.parametrize("name", ["RN50", "RN101", "ViT-B-32", "ViT-B-16"])
 def test_stored_rows_equal_a_bare_forward(folder: Path, name: str) -> None:
     manifest = load(f"folder:{folder}", data=None)
     backbone = Backbone(name, "random:7")
-    plan = make_plan(manifest, backbone.identity, Request(shots=(2,), shot_seeds=(1,), num_views=1))
+    plan = make_plan(manifest, backbone.identity, Request(shots=(1,), shot_seeds=(1,), num_views=0))
     assert plan.spec.dtype == "float32", "random weights are stored whole"
-    machine = Machine(device=torch.device("cpu"), batch_size=8, workers=0)
+    machine = Machine(device=torch.device("cpu"), batch_size=2, workers=0)
     carry_out(plan, backbone, machine, provenance={"command": "featcache extract"}, progress=lambda _: None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
