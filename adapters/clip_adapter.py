@@ -29,6 +29,7 @@ class ClipAdapter:
     """A two-layer bottleneck on the image embedding, blended with the embedding itself."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    transfers: ClassVar[bool] = True
 
     alpha: float = 0.2
     """Residual ratio, 0 to 1: the weight of the adapter's output; 0 is zero-shot CLIP. Default: the authors' code."""

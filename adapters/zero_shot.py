@@ -16,6 +16,7 @@ class ZeroShot:
     """Cosine of the image embedding to each class's text."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    transfers: ClassVar[bool] = True
 
     def solve(self, task: Task, hyper: Hyper) -> Params:  # noqa: ARG002
         """Nothing to fit."""

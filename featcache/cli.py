@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from featcache import __version__
-from featcache.cache_commands import app as cache_app
+from featcache.commands.backbones import app as backbones_app
+from featcache.commands.cache import app as cache_app
+from featcache.commands.datasets import app as datasets_app
+from featcache.commands.prompts import app as prompts_app
 from featcache.errors import ConfigError, FeatcacheError
 
 app = typer.Typer(
@@ -20,7 +23,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(datasets_app, name="datasets")
+app.add_typer(backbones_app, name="backbones")
 app.add_typer(cache_app, name="cache")
+app.add_typer(prompts_app, name="prompts")
 _debug = False
 
 
@@ -57,8 +63,12 @@ def options(
 
 @app.command(name="extract")
 def extract_command(
-    dataset: Annotated[str, typer.Option(help="A data set's name, or folder:PATH.")],
-    backbone: Annotated[str, typer.Option(help="tiny (bundled), RN50, ViT-B-32, or any open_clip name.")],
+    dataset: Annotated[
+        str, typer.Option(help="Names (`featcache datasets ls`), folder:PATH, csv:FILE or hf:NAME; several by commas.")
+    ],
+    backbone: Annotated[
+        str, typer.Option(help="tiny (bundled), RN50, ViT-B-32, any open_clip model or model/tag; several by commas.")
+    ],
     data: Annotated[
         Path | None, typer.Option(envvar="FEATCACHE_DATA", help="Folder that holds data sets in CoOp's layout.")
     ] = None,
@@ -66,11 +76,17 @@ def extract_command(
         str | None,
         typer.Option(help="A pretrained tag, a file, or random:SEED. Default: OpenAI's, or tiny's own."),
     ] = None,
+    precision: Annotated[str, typer.Option(help="Arithmetic of the encoder: fp32, bf16 or fp16.")] = "fp32",
     shots: Annotated[str, typer.Option(help="Draws to hold: images a class.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option(help="Draws to hold: seeds.")] = "1,2,3",
     all_train: Annotated[bool, typer.Option("--all-train", help="Every training image, not only the draws'.")] = False,
     views: Annotated[int, typer.Option(help="Augmented views of each training image.")] = 10,
-    style: Annotated[str, typer.Option(help="Test preprocessing: coop (squash) or clip (centre crop).")] = "coop",
+    style: Annotated[
+        str, typer.Option(help="Test preprocessing: coop (squash), coop-2021 or clip (short side, centre crop).")
+    ] = "coop",
+    crop_scale: Annotated[
+        str, typer.Option(help="Share of the image an augmented view shows: 0.08:1 as CoOp, 0.5:1 as Tip-Adapter.")
+    ] = "0.08:1",
     dtype: Annotated[str, typer.Option(help="How embeddings are stored: float16, float32, auto.")] = "auto",
     template: Annotated[
         str | None, typer.Option(help='Prompt in place of the data set\'s own, as in "a photo of a {}."')
@@ -78,6 +94,9 @@ def extract_command(
     classnames: Annotated[
         Path | None, typer.Option(help="Text file with one class name a line, by class index.")
     ] = None,
+    prompts: Annotated[
+        str, typer.Option(help="Text sets to add: paper-7, openai-80, FILE.txt (templates), FILE.json (descriptions).")
+    ] = "default",
     on_bad_image: Annotated[
         str, typer.Option(help="fail, or skip: stored as missing and named in every result.")
     ] = "fail",
@@ -88,7 +107,7 @@ def extract_command(
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
 ) -> None:
     """Encode a data set's images and prompts once, into a store."""
-    from featcache import commands
+    from featcache.commands import extracting
     from featcache.extraction import Request
 
     if on_bad_image not in ("fail", "skip"):
@@ -99,15 +118,27 @@ def extract_command(
         num_views=views,
         all_train=all_train,
         style=style,
+        crop_scale=_crop_scale(crop_scale),
+        prompts=_words(prompts, "--prompts"),
         dtype=dtype,
         name=name,
         skip_unreadable=on_bad_image == "skip",
     )
-    source = commands.Source(
-        dataset=dataset, backbone=backbone, data=data, weights=weights, template=template, classnames=classnames
-    )
-    machine = commands.MachineOptions(device=device, workers=workers, batch_size=batch_size)
-    commands.extract(source, request, machine, only_plan=plan)
+    sources = [
+        extracting.Source(
+            dataset=one_dataset,
+            backbone=one_backbone,
+            data=data,
+            weights=weights,
+            precision=precision,
+            template=template,
+            classnames=classnames,
+        )
+        for one_dataset in _datasets(dataset)
+        for one_backbone in _words(backbone, "--backbone")
+    ]
+    machine = extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size)
+    extracting.extract(sources, request, machine, only_plan=plan)
 
 
 @app.command(name="fit")
@@ -115,10 +146,11 @@ def fit_command(
     stores: Annotated[
         list[str] | None, typer.Argument(help="Names, key prefixes or paths. Default: the newest store.")
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every store that has training rows.")] = False,
     alpha_grid: Annotated[
         str | None, typer.Option(help="start:stop:step, both ends tried, or a list. Default: 0:1:0.1.")
     ] = None,
-    adapter: Annotated[str, typer.Option(help="The method's name.")] = "clip_adapter",
+    adapter: Annotated[str, typer.Option(help="The method's name; several by commas.")] = "clip_adapter",
     shots: Annotated[
         str | None, typer.Option(help="Images a class; a list fits each. Default: the largest extracted.")
     ] = None,
@@ -130,43 +162,91 @@ def fit_command(
     select: Annotated[
         str | None, typer.Option(help="Selection protocol. Default: fewshot-val, or train-holdout without val.")
     ] = None,
+    prompts: Annotated[
+        str, typer.Option(help="The text set; A+B averages two, A,B fits each (`featcache prompts ls`).")
+    ] = "default",
+    classes: Annotated[str, typer.Option(help="all, or CoOp's halves: base, new.")] = "all",
+    also: Annotated[
+        str | None,
+        typer.Option(help="Test the chosen runs on these stores or data sets too, by commas; new is the other half."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     plot: Annotated[Path | None, typer.Option(help="Draw the alpha curve into this PNG, SVG or PDF file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Fit an adapter at every alpha on every draw at once, choose alpha honestly, then test."""
-    from featcache import commands
+    from featcache.commands import fitting
 
-    commands.fit(
-        stores or [None],
-        commands.FitOptions(
-            adapter=adapter,
-            alpha_grid=alpha_grid,
-            shots=_ints(shots, "--shots") if shots else (None,),
-            shot_seeds=_ints(seeds, "--seeds") if seeds else None,
-            preset=preset,
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            select=select,
-            device=device,
-            plot=plot,
-            json=json,
-        ),
+    if every and stores:
+        raise ConfigError(f"--all means every store, but {', '.join(stores)} is named too; say one of the two")
+    options = fitting.FitOptions(
+        adapters=_words(adapter, "--adapter"),
+        alpha_grid=alpha_grid,
+        shots=_ints(shots, "--shots") if shots else (None,),
+        shot_seeds=_ints(seeds, "--seeds") if seeds else None,
+        preset=preset,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        select=select,
+        prompts=_words(prompts, "--prompts"),
+        classes=classes,
+        also=_words(also, "--also") if also else (),
+        device=device,
     )
+    chosen = fitting.every_store() if every else fitting.stores_named(stores or [])
+    fitting.fit(chosen, options, plot=plot, as_json=json)
+
+
+@app.command(name="run")
+def run_command(
+    file: Annotated[Path, typer.Argument(help="A plan in TOML: data sets, backbones, fits.")],
+    data: Annotated[
+        Path | None, typer.Option(envvar="FEATCACHE_DATA", help="Folder that holds data sets in CoOp's layout.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: one a core.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Views a forward pass.")] = 64,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what is done and what is left, and stop.")] = False,
+) -> None:
+    """Carry out a whole plan of extractions and fits; done parts are not done again."""
+    from featcache.commands import plan_file
+    from featcache.commands.extracting import MachineOptions
+
+    machine = MachineOptions(device=device, workers=workers, batch_size=batch_size)
+    plan_file.run(file, data=data, machine=machine, only_plan=plan)
 
 
 @app.command(name="import")
 def import_command(
-    file: Annotated[
-        Path, typer.Argument(help="An .npz with train_features, train_labels, test_features, test_labels, ...")
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="An .npz with train_features, train_labels, test_features, test_labels, ..., or a peer's folder."
+        ),
     ],
     name: Annotated[str, typer.Option(help="The store's name.")],
+    kind: Annotated[
+        str | None, typer.Option("--from", help="npz (the default), tip-adapter, clip-benchmark or clip-retrieval.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="The data set's name in tables. Default: the store's.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="What made a peer's features, named as for extract: RN50, ViT-B-32, ...")
+    ] = None,
+    classnames: Annotated[
+        Path | None, typer.Option(help="Text file with one class name a line, by class index, for a peer's folder.")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Text embeddings for a peer's folder: a tensor (width, classes) in a .pt file.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Which cache, where a Tip-Adapter folder holds several.")] = None,
 ) -> None:
-    """Make a store of features you have already."""
-    from featcache import commands
+    """Make a store of features you have already, from an .npz or from a folder that a peer's code wrote."""
+    from featcache.commands.importing import import_features
+    from featcache.importing import Stated
 
-    commands.import_features(file, name)
+    stated = Stated(backbone=backbone, classnames=classnames, classifier=classifier, shots=shots)
+    import_features(path, name, kind=kind, dataset=dataset, stated=stated)
 
 
 @app.command(name="results")
@@ -176,9 +256,30 @@ def results_command(
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List what has been fitted, or show one search whole."""
-    from featcache import commands
+    from featcache.commands import listing
 
-    commands.results(search, limit=limit, as_json=json)
+    listing.results(search, limit=limit, as_json=json)
+
+
+def _datasets(text: str) -> tuple[str, ...]:
+    """Names by commas; a path that holds a comma stays whole."""
+    place = text.partition(":")[2]
+    return (text,) if place and Path(place).exists() else _words(text, "--dataset")
+
+
+def _words(text: str, option: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise ConfigError(f"{option} {text!r}: a comma-separated list of names")
+    return tuple(dict.fromkeys(words))
+
+
+def _crop_scale(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in text.split(":"))
+    except ValueError:
+        raise ConfigError(f"--crop-scale {text}: two shares of the image, as in 0.08:1 or 0.5:1") from None
+    return low, high
 
 
 _MAX_INT = 2**31 - 1  # what torch's generators and SQLite both hold, with room for the epochs' own streams

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 _PIPED_WIDTH = 120  # where there is no terminal to ask, wide enough for every table
@@ -49,7 +58,9 @@ def raw(text: str) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", mark: int | None = None) -> None:
     """A table on stdout; numbers align right, row `mark` is set in bold."""
-    drawn = Table(title=escape(title) or None, title_justify="left", header_style="bold", title_style="bold")
+    if title:  # a line of its own: the table would fold it to its width
+        _out.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+    drawn = Table(header_style="bold")
     numeric = [all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
     for column, right in zip(columns, numeric, strict=True):
         drawn.add_column(escape(column), justify="right" if right else "left", overflow="fold")
@@ -84,6 +95,36 @@ def progress(what: str, unit: str, *, rate: str, per_unit: float = 1.0) -> Itera
                 bar.update(task, rate=f"{speed * per_unit:,.0f} {rate}/s")
 
         yield advance
+
+
+@contextmanager
+def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on stderr for bytes; call the yielded function with (there, to be there or None)."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        fresh = True
+
+        def show(there: int, total: int | None) -> None:
+            nonlocal fresh
+            if fresh or there < bar.tasks[0].completed:
+                # What an earlier call brought, or a start anew, is no speed.
+                bar.reset(task, completed=there, total=total)
+                fresh = False
+            else:
+                bar.update(task, completed=there, total=total)
+            if there == total:
+                bar.update(task, description=f"{what} is here; checking and unpacking it")
+
+        yield show
 
 
 def confirm(question: str) -> bool:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -78,6 +79,22 @@ def draw(
         val=np.array(val, dtype=np.int64),
         val_split=val_split if val else "",
         short_classes=tuple(sorted((label, len(rows)) for label, rows in rows_by_class.items() if len(rows) < shots)),
+    )
+
+
+def base_size(num_classes: int) -> int:
+    """How many classes CoOp's base half has; the others are the new half (CoCoOp, Zhou et al., CVPR 2022)."""
+    return math.ceil(num_classes / 2)
+
+
+def within(drawn: Draw, train_label: NDArray[np.int64], val_label: NDArray[np.int64], classes: range) -> Draw:
+    """The draw's images of some classes: CoOp draws from all of them first and leaves classes out afterwards."""
+    val_from = val_label if drawn.val_split == "val" else train_label
+    return replace(
+        drawn,
+        train=drawn.train[np.isin(train_label[drawn.train], classes)],
+        val=drawn.val[np.isin(val_from[drawn.val], classes)],
+        short_classes=tuple((label, count) for label, count in drawn.short_classes if label in classes),
     )
 
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.errors import DataError, InputError, MissingRowsError
-from featcache.fewshot import Draw, draw
-from featcache.prompts import classifier
+from featcache.errors import ConfigError, DataError, InputError, MissingRowsError, UnknownNameError
+from featcache.fewshot import Draw, base_size, draw
+from featcache.prompts import classifier, mean_classifier
 from featcache.store import Store
 from featcache.task import Frozen, Task
 
@@ -26,17 +26,41 @@ class Rows:
     """(N,) class indices."""
 
 
-def load_frozen(store: Store, text_set: str, device: torch.device) -> Frozen:
-    """The store's text weights and logit scale; a store without text gives (C, 0) weights."""
+CLASSES = ("all", "base", "new")
+"""All classes, or one of the halves that CoOp trains and tests on apart."""
+
+
+def class_range(store: Store, which: str) -> range:
+    """The class indices that `all`, `base` or `new` means. Raises UnknownNameError, ConfigError for under 2 classes."""
+    num_classes = len(store.classes)
+    half = base_size(num_classes)
+    ranges = {"all": range(num_classes), "base": range(half), "new": range(half, num_classes)}
+    if which not in ranges:
+        raise UnknownNameError("part of the classes", which, CLASSES)
+    if which != "all" and len(ranges[which]) < 2:
+        raise ConfigError(f"the {which} half of the {num_classes} classes of {store.name} has fewer than 2 of them")
+    return ranges[which]
+
+
+def load_frozen(store: Store, text_set: str, device: torch.device, classes: range | None = None) -> Frozen:
+    """The store's text weights and logit scale; a store without text gives (C, 0) weights.
+
+    `text_set` names a set, or several joined by + whose classifiers are averaged; `classes` are those wanted, all
+    when None.
+    """
     num_classes = len(store.classes)
     weights = np.zeros((num_classes, 0), dtype=np.float32)
     if store.text_sets:
-        weights = classifier(store.text(text_set), num_classes)
-    return Frozen(text=torch.from_numpy(weights).to(device), logit_scale=store.logit_scale)
+        weights = mean_classifier([classifier(store.text(name), num_classes) for name in text_set.split("+")])
+    kept = weights if classes is None else weights[classes.start : classes.stop]
+    return Frozen(text=torch.from_numpy(kept).to(device), logit_scale=store.logit_scale)
 
 
-def load_task(store: Store, chosen: Draw, frozen: Frozen) -> Task:
-    """The draw's training rows in their augmented views, or in view 0 where there are no others."""
+def load_task(store: Store, chosen: Draw, frozen: Frozen, first_class: int = 0) -> Task:
+    """The draw's training rows in their augmented views, or in view 0 where there are no others.
+
+    Labels count from `first_class`, the first that the draw has images of.
+    """
     positions, labels = _locate(store, "train", chosen.train, chosen)
     if not len(positions):
         raise DataError(f"{_words(chosen)} has no readable training image in {store.name}: there is nothing to fit on")
@@ -46,20 +70,30 @@ def load_task(store: Store, chosen: Draw, frozen: Frozen) -> Task:
         text=frozen.text,
         logit_scale=frozen.logit_scale,
         image=torch.from_numpy(image.astype(np.float32)).to(device),
-        label=torch.from_numpy(labels).to(device),
+        label=torch.from_numpy(labels - first_class).to(device),
     )
 
 
 def load_rows(
-    store: Store, split: str, device: torch.device, *, rows: NDArray[np.int64] | None = None, drawn: Draw | None = None
+    store: Store,
+    split: str,
+    device: torch.device,
+    *,
+    classes: range | None = None,
+    rows: NDArray[np.int64] | None = None,
+    drawn: Draw | None = None,
 ) -> Rows:
     """View 0 of the given manifest rows of a split, of every stored row where none are given; raises for no row.
 
-    `drawn` is the draw the rows belong to, for the message where the store lacks some.
+    Rows of classes outside `classes` are left out; labels count from the first of them. `drawn` is the draw
+    the rows belong to, for the message where the store lacks some.
     """
     if rows is None:
         rows = store.rows(split)
     positions, labels = _locate(store, split, rows, drawn)
+    if classes is not None:
+        wanted = (labels >= classes.start) & (labels < classes.stop)
+        positions, labels = positions[wanted], labels[wanted] - classes.start
     if not len(labels):
         raise MissingRowsError(f"the store {store.name} holds no readable image of those asked of {split}")
     image = store.gather(split, "image", positions)[:, 0].astype(np.float32)

@@ -1,53 +1,149 @@
-"""Text sets: prompts, their embeddings one row a sentence, and the classifier weights made from them."""
+"""Prompts: sets of sentences about classes, their embeddings one row a sentence, and classifier weights from these."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import ConfigError, DataError
+from featcache.errors import ConfigError, DataError, UnknownNameError
+from featcache.open_clip_lists import imagenet_templates
 
-DEFAULT = "default"
-"""The text set of a data set's single template, or of an import's text features."""
+if TYPE_CHECKING:
+    from featcache.store.spec import Tower
+
+DEFAULT: Final = "default"
+"""The set of a data set's single template, or of an import's text features."""
+SHIPPED: Final = {
+    "paper-7": ("simple-7", "the seven templates of CLIP-Adapter's ensemble (Table 7)"),
+    "openai-80": ("openai-80", "OpenAI's eighty templates for ImageNet"),
+}
+"""Name -> open_clip's list and what it is. They fit any data set whose class names are things."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_NO_TEMPLATE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSet:
+    """T sentences about C classes, before anything is encoded."""
+
+    name: str
+    """What `--prompts` calls it."""
+    label: tuple[int, ...]
+    """(T,) the class each sentence describes."""
+    sentences: tuple[str, ...]
+    """(T,)"""
+    template: tuple[int, ...]
+    """(T,) which of `templates` made the sentence; -1 for a description."""
+    templates: tuple[str, ...]
+    """(P,) with `{}` where the class name goes."""
+
+    def origin(self, tower: Tower) -> str:
+        """Digest of the text tower and the sentences, class by class: equal origins, equal embeddings."""
+        content = [asdict(tower), list(self.label), list(self.sentences)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSet:
-    """T sentences about C classes and their raw embeddings."""
+    """The T sentences of a set and their raw embeddings."""
 
     embedding: NDArray[np.float32]
     """(T, D) raw, one row a sentence."""
     label: NDArray[np.int32]
     """(T,) the class each sentence describes."""
     template: NDArray[np.int32]
-    """(T,) which of `templates` made the sentence."""
+    """(T,) which of `templates` made the sentence; -1 for a description."""
     templates: tuple[str, ...]
     """(P,) with `{}` where the class name goes."""
     origin: str
     """Digest of the text tower and the sentences it encoded, or of the file they were imported from."""
+    sentences: tuple[str, ...] = ()
+    """(T,), or none where an import does not say them."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything in the set."""
-        digest = hashlib.sha256("\0".join((self.origin, *self.templates)).encode())
+        digest = hashlib.sha256("\0".join((self.origin, *self.templates, *self.sentences)).encode())
         for array in (self.embedding, self.label, self.template):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
 
-def sentences(classes: tuple[str, ...], templates: tuple[str, ...]) -> list[tuple[int, int, str]]:
-    """(class, template, sentence) of every class in every template, class by class."""
+def single(template: str, classes: Sequence[str]) -> PromptSet:
+    """The default set: one template, one sentence a class."""
+    return from_templates(DEFAULT, (template,), classes)
+
+
+def prompt_set(name: str, classes: Sequence[str], class_ids: Sequence[str], *, template: str) -> PromptSet:
+    """The set that `--prompts` names: `default`, one of `SHIPPED`, or a file, whose set is called by its stem.
+
+    A .txt file holds one template a line; a .json file holds {class: [sentence, ..]}, a class given by name or id.
+    Raises UnknownNameError, ConfigError for an unusable template, DataError for an unusable file.
+    """
+    if name == DEFAULT:
+        return single(template, classes)
+    if name in SHIPPED:
+        return from_templates(name, imagenet_templates(SHIPPED[name][0]), classes)
+    file = Path(name).expanduser()
+    if file.suffix not in (".txt", ".json"):
+        raise UnknownNameError("prompt set", name, [DEFAULT, *SHIPPED, "FILE.txt (templates)", "FILE.json (sentences)"])
+    if file.stem in (DEFAULT, *SHIPPED) or not _NAME.fullmatch(file.stem):
+        raise ConfigError(
+            f"the prompt file {file} would name its set {file.stem!r}; call it otherwise: letters, digits, dot, dash "
+            f"and underscore, and none of {', '.join((DEFAULT, *SHIPPED))}"
+        )
+    if file.suffix == ".txt":
+        return from_templates(file.stem, _templates(file), classes)
+    return _from_descriptions(file.stem, file, classes, class_ids)
+
+
+def remade(name: str, text: TextSet, classes: Sequence[str]) -> PromptSet | None:
+    """The sentences a stored set would have for these classes; None for descriptions and imports."""
+    if not text.templates or (text.template == _NO_TEMPLATE).any() or not text.sentences:
+        return None
+    return from_templates(name, text.templates, classes)
+
+
+def from_templates(name: str, templates: Sequence[str], classes: Sequence[str]) -> PromptSet:
+    """Every class in every template, class by class. Raises ConfigError for a template without exactly one {}."""
     for template in templates:
-        if template.count("{}") != 1:
-            raise ConfigError(f"a template holds {{}} exactly once, for the class name; got {template!r}")
-    return [
-        (label, index, template.format(name))
-        for label, name in enumerate(classes)
-        for index, template in enumerate(templates)
-    ]
+        check_template(template)
+    if len(set(templates)) < len(templates):
+        raise ConfigError(f"the prompt set {name} has a template twice")
+    made = [(label, index) for label in range(len(classes)) for index in range(len(templates))]
+    return PromptSet(
+        name=name,
+        label=tuple(label for label, _ in made),
+        sentences=tuple(templates[index].format(classes[label]) for label, index in made),
+        template=tuple(index for _, index in made),
+        templates=tuple(templates),
+    )
+
+
+def check_template(template: str) -> None:
+    """Raises ConfigError for a template without exactly one {}."""
+    if (template.count("{}"), template.count("{"), template.count("}")) != (1, 1, 1):
+        raise ConfigError(f'template {template!r} must hold exactly one {{}}, as in "a photo of a {{}}."')
+
+
+def encoded(prompts: PromptSet, embedding: NDArray[np.float32], tower: Tower) -> TextSet:
+    """The text set of sentences and what `tower` made of them, (T, D)."""
+    return TextSet(
+        embedding=embedding,
+        label=np.array(prompts.label, dtype=np.int32),
+        sentences=prompts.sentences,
+        template=np.array(prompts.template, dtype=np.int32),
+        templates=prompts.templates,
+        origin=prompts.origin(tower),
+    )
 
 
 def classifier(text: TextSet, num_classes: int) -> NDArray[np.float32]:
@@ -65,3 +161,86 @@ def classifier(text: TextSet, num_classes: int) -> NDArray[np.float32]:
         )
     weights: NDArray[np.float32] = total / norm
     return weights
+
+
+def mean_classifier(weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """(C, D) unit rows: the mean of several sets' classifiers, in which one sentence may weigh as eighty."""
+    total: NDArray[np.float32] = np.sum(weights, axis=0)
+    unit: NDArray[np.float32] = total / np.linalg.norm(total, axis=1, keepdims=True)
+    return unit
+
+
+def _templates(file: Path) -> tuple[str, ...]:
+    lines = [line.strip() for line in _read(file).splitlines()]
+    templates = tuple(line for line in lines if line and not line.startswith("#"))
+    if not templates:
+        raise DataError(f'the prompt file {file} holds no template; write one a line, as in "a photo of a {{}}."')
+    return templates
+
+
+def _from_descriptions(name: str, file: Path, classes: Sequence[str], class_ids: Sequence[str]) -> PromptSet:
+    try:
+        content = json.loads(_read(file))
+    except ValueError as error:
+        raise DataError(f"the prompt file {file} is not JSON: {error}") from error
+    found = _by_class(content, file, classes, class_ids)
+    lacking = [classes[label] for label in range(len(classes)) if label not in found]
+    if lacking:
+        raise DataError(f"the prompt file {file} has no sentence for {len(lacking)} classes: {_first(lacking)}")
+    made = [(label, sentence) for label in range(len(classes)) for sentence in found[label]]
+    return PromptSet(
+        name=name,
+        label=tuple(label for label, _ in made),
+        sentences=tuple(sentence for _, sentence in made),
+        template=(_NO_TEMPLATE,) * len(made),
+        templates=(),
+    )
+
+
+def _by_class(
+    content: Any, file: Path, classes: Sequence[str], class_ids: Sequence[str]
+) -> Mapping[int, Sequence[str]]:
+    """The sentences of each class index."""
+    if not isinstance(content, dict):
+        raise DataError(f"the prompt file {file} must hold an object of class -> list of sentences")
+    # Peers' files write names as their data sets do: case and underscores differ.
+    # A name that several classes bear (ImageNet's "sunglasses") describes them all.
+    index: dict[str, set[int]] = {}
+    for names in (classes, class_ids):
+        for label, name in enumerate(names):
+            index.setdefault(_plain(name), set()).add(label)
+    found: dict[int, Sequence[str]] = {}
+    unknown = []
+    for name, sentences in content.items():
+        if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) and s for s in sentences):
+            raise DataError(f"the prompt file {file}: {name!r} must have a list of one sentence or more")
+        labels = index.get(_plain(name), set())
+        if not labels:
+            unknown.append(name)
+        if labels & found.keys():
+            raise DataError(f"the prompt file {file} describes a class twice, again as {name!r}")
+        found.update(dict.fromkeys(labels, sentences))
+    if unknown:
+        raise DataError(
+            f"the prompt file {file} describes {len(unknown)} classes that the data set lacks: {_first(unknown)}; "
+            f"it has {_first(classes)}"
+        )
+    return found
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"there is no prompt file {file}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read prompts from {file}: {error}") from error
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def _first(names: Iterable[str]) -> str:
+    listed = [repr(name) for name in names]
+    return ", ".join(listed[:3]) + (", .." if len(listed) > 3 else "")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from featcache import console
 from featcache.errors import ConfigError, InputError
+from featcache.prompts import DEFAULT
 from featcache.results import Summary
 from featcache.search import Outcome, RunRecord, mean_spread
 
@@ -59,11 +62,12 @@ def show(outcome: Outcome) -> None:
             "chosen",
         ],
         [[_alpha(row.alpha), percent(row.selection), percent(row.test), _times(row, num_draws)] for row in rows],
-        title=f"{outcome.adapter} on {outcome.dataset}, {outcome.backbone}, {_draw_words(outcome)}",
+        title=_title(outcome),
         mark=best,
     )
     if len(rows) > 2:
         console.raw(curve(rows, outcome.zero_shot.accuracy))
+    _show_also(outcome)
     for text in outcome.notes:
         console.warn(text)
     alphas = ", ".join(_alpha(run.alpha) for run in outcome.chosen)
@@ -78,6 +82,78 @@ def show(outcome: Outcome) -> None:
     total = sum(outcome.seconds.values())
     epochs = f" x {outcome.recipe.epochs} epochs" if outcome.trained else ""
     console.say(f"{len(outcome.runs)} runs{epochs} in {total:.1f} s on {outcome.device} ({laps})")
+
+
+def _show_also(outcome: Outcome) -> None:
+    """The chosen runs elsewhere."""
+    if not outcome.also:
+        return
+    console.table(
+        ["also on", "classes", "test images", "zero-shot %", "test %", "gain"],
+        [
+            [
+                place.store + ("" if place.classes == "all" else f", {place.classes} half"),
+                f"{place.num_classes}" + ("" if place.trained_on else " (not trained on: by their text)"),
+                f"{place.zero_shot.num_rows or place.scores[0].num_rows:,}",
+                f"{100 * place.zero_shot.accuracy:.2f}",
+                percent(mean_spread([score.accuracy for score in place.scores])),
+                f"{100 * (fmean(score.accuracy for score in place.scores) - place.zero_shot.accuracy):+.2f}",
+            ]
+            for place in outcome.also
+        ],
+        title="the chosen runs elsewhere: nothing was trained or chosen there",
+    )
+
+
+def show_means(summaries: Sequence[Summary]) -> None:
+    """One table for each method, backbone, prompt set and protocol: data sets by shots, and the mean over data sets."""
+    groups: dict[tuple[str, ...], list[Summary]] = {}
+    for row in summaries:
+        groups.setdefault((row.adapter, row.backbone, row.text_set, row.classes, row.protocol), []).append(row)
+    for (adapter, backbone, text_set, classes, protocol), members in groups.items():
+        if len({row.store for row in members}) < 2:
+            continue
+        part = "" if classes == "all" else f", {classes} classes"
+        _show_group(members, f"{adapter}, {backbone}, prompts {text_set}{part}: test %, chosen on {protocol}")
+
+
+def _show_group(members: Sequence[Summary], title: str) -> None:
+    shots = sorted({row.shots for row in members})
+    stores = list(dict.fromkeys(row.store for row in members))
+    found = {(row.store, row.shots): row for row in members}
+    name = {row.store: row.dataset for row in members}
+    if len(set(name.values())) < len(name):
+        name = {store: store for store in name}  # several stores of one data set
+    zero_shot = {row.store: math.nan if row.zero_shot_accuracy is None else row.zero_shot_accuracy for row in members}
+    rows = [
+        [
+            name[store],
+            _number(zero_shot[store]),
+            *(_test_percent(found[store, k]) if (store, k) in found else "-" for k in shots),
+        ]
+        for store in stores
+    ]
+    means = [_number(fmean(zero_shot.values()))]
+    for k in shots:
+        values = [found[store, k].test_accuracy or 0.0 for store in stores if (store, k) in found]
+        means.append(_number(fmean(values)) + (f" (of {len(values)})" if len(values) < len(stores) else ""))
+    rows.append([f"mean over {len(stores)}", *means])
+    console.table(
+        ["data set", "zero-shot", *(f"{k} shot" + ("s" if k > 1 else "") for k in shots)],
+        rows,
+        title=title,
+        mark=len(rows) - 1,
+    )
+
+
+def _test_percent(row: Summary) -> str:
+    if row.test_accuracy is None:
+        return "-"
+    return percent((row.test_accuracy, math.nan if row.test_spread is None else row.test_spread))
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 def as_json(outcome: Outcome) -> str:
@@ -100,9 +176,7 @@ def show_summaries(summaries: list[Summary]) -> None:
                 ",".join(f"{alpha:g}" for alpha in row.alphas) or "-",
                 row.protocol,
                 "-" if row.selection_accuracy is None else f"{100 * row.selection_accuracy:.2f}",
-                percent((row.test_accuracy, math.nan if row.test_spread is None else row.test_spread))
-                if row.test_accuracy is not None
-                else "-",
+                _test_percent(row),
                 f"{row.seconds:.1f}",
             ]
             for row in summaries
@@ -173,7 +247,7 @@ def plot(outcome: Outcome, file: Path) -> None:
         axes.axvline(alpha, color="#2b8a3e", linewidth=1, alpha=0.6)
     axes.set_xlabel("residual ratio alpha (green: chosen)")
     axes.set_ylabel("accuracy, %")
-    axes.set_title(f"{outcome.adapter}, {outcome.dataset}, {outcome.backbone}, {_draw_words(outcome)}", fontsize=10)
+    axes.set_title(_title(outcome), fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     try:
@@ -185,6 +259,13 @@ def plot(outcome: Outcome, file: Path) -> None:
 def _test_words(outcome: Outcome, unit: str = "") -> str:
     """What the test numbers are called: under the oracle they did choose, and say so."""
     return f"test{unit} ({'chosen on it' if outcome.protocol == 'test-oracle' else 'not used to choose'})"
+
+
+def _title(outcome: Outcome) -> str:
+    words = [outcome.backbone, _draw_words(outcome)]
+    words += [f"{outcome.classes} classes"] if outcome.classes != "all" else []
+    words += [f"prompts {outcome.text_set}"] if outcome.text_set != DEFAULT else []
+    return f"{outcome.adapter} on {outcome.dataset}, {', '.join(words)}"
 
 
 def _draw_words(outcome: Outcome) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from featcache.errors import InputError, UnknownNameError
 from featcache.search import Outcome, RunRecord, mean_spread
 from featcache.selection import Score
+from featcache.shift import Shifted
 from featcache.store.places import make_folder
 from featcache.store.writing import versions
 
@@ -39,7 +40,19 @@ CREATE TABLE IF NOT EXISTS run (
   test_accuracy REAL, test_loss REAL, test_rows INTEGER
 );
 CREATE INDEX IF NOT EXISTS run_search ON run (search);
+CREATE TABLE IF NOT EXISTS shifted (
+  id INTEGER PRIMARY KEY,
+  search INTEGER NOT NULL REFERENCES search (id) ON DELETE CASCADE,
+  run INTEGER NOT NULL REFERENCES run (id) ON DELETE CASCADE,
+  store TEXT NOT NULL, store_key TEXT NOT NULL, content TEXT NOT NULL,
+  dataset TEXT NOT NULL, style TEXT NOT NULL, classes TEXT NOT NULL, num_classes INTEGER NOT NULL,
+  trained_on INTEGER NOT NULL,
+  test_accuracy REAL, test_loss REAL, test_rows INTEGER, zero_shot_accuracy REAL
+);
+CREATE INDEX IF NOT EXISTS shifted_search ON shifted (search);
 """
+_ADDED = {"classes": "TEXT NOT NULL DEFAULT 'all'", "job": "TEXT NOT NULL DEFAULT ''"}
+"""Columns of `search` that files made before them get on opening."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +62,15 @@ class Summary:
     id: int
     created: str
     store: str
+    dataset: str
+    backbone: str
     adapter: str
+    text_set: str
+    classes: str
     shots: int
     num_draws: int
     protocol: str
+    zero_shot_accuracy: float | None
     alphas: tuple[float, ...]
     """The chosen alpha of each draw."""
     selection_accuracy: float | None
@@ -64,9 +82,11 @@ class Summary:
 class Recorder:
     """Writes one search: its choice before test is read, its test numbers afterwards."""
 
-    def __init__(self, path: Path, command: Sequence[str]) -> None:
+    def __init__(self, path: Path, command: Sequence[str], job: str = "") -> None:
         self.path = path
         self.command = list(command)
+        self.job = job
+        """What a plan knows the search by; empty outside a plan."""
         self.search_id: int | None = None
         with _connect(path):
             pass  # a file that cannot be written is better found before the training than after it
@@ -75,20 +95,20 @@ class Recorder:
         """Insert on the first call, fill in on the second."""
         with _connect(self.path) as database:
             if self.search_id is None:
-                self.search_id = _insert(database, outcome, self.command)
+                self.search_id = _insert(database, outcome, self.command, self.job)
             else:
                 _finish(database, outcome, self.search_id)
 
 
-def summaries(path: Path, *, limit: int | None = None) -> list[Summary]:
-    """The finished searches, newest first; none where nothing was ever recorded."""
+def summaries(path: Path, *, limit: int | None = None, ids: Sequence[int] | None = None) -> list[Summary]:
+    """The finished searches, newest first, of `ids` only where given; none where nothing was ever recorded."""
     if not path.exists():
         return []
     with _connect(path) as database:
         rows = database.execute(
             "SELECT * FROM search WHERE state = 'done' ORDER BY id DESC LIMIT ?", (-1 if limit is None else limit,)
         ).fetchall()
-        return [_summary(database, row) for row in rows]
+        return [_summary(database, row) for row in rows if ids is None or row["id"] in ids]
 
 
 def fetch(path: Path, search_id: int) -> dict[str, Any]:
@@ -101,8 +121,23 @@ def fetch(path: Path, search_id: int) -> dict[str, Any]:
             known = [str(item[0]) for item in database.execute("SELECT id FROM search ORDER BY id DESC LIMIT 20")]
             raise UnknownNameError("result", str(search_id), known)
         runs = database.execute("SELECT * FROM run WHERE search = ? ORDER BY id", (search_id,)).fetchall()
-    decoded = {name: _decode(name, row[name]) for name in row.keys()}  # noqa: SIM118 (a sqlite3.Row has no items)
-    return {**decoded, "runs": [{name: _decode(name, run[name]) for name in run.keys()} for run in runs]}  # noqa: SIM118
+        shifted = database.execute("SELECT * FROM shifted WHERE search = ? ORDER BY id", (search_id,)).fetchall()
+    return {**_decoded(row), "runs": [_decoded(run) for run in runs], "also": [_decoded(item) for item in shifted]}
+
+
+def done_job(path: Path, job: str) -> int | None:
+    """The id of the newest finished search of a plan's job; None where there is none."""
+    if not path.exists():
+        return None
+    with _connect(path) as database:
+        row = database.execute(
+            "SELECT id FROM search WHERE state = 'done' AND job = ? ORDER BY id DESC LIMIT 1", (job,)
+        ).fetchone()
+    return None if row is None else int(row["id"])
+
+
+def _decoded(row: sqlite3.Row) -> dict[str, Any]:
+    return {name: _decode(name, row[name]) for name in row.keys()}  # noqa: SIM118 (a sqlite3.Row has no items)
 
 
 def _decode(name: str, value: Any) -> Any:
@@ -119,6 +154,7 @@ def _connect(path: Path) -> Iterator[sqlite3.Connection]:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA foreign_keys = ON")
             database.executescript(_SCHEMA)
+            _add_columns(database)
             with database:
                 yield database
     except sqlite3.DatabaseError as error:
@@ -127,7 +163,18 @@ def _connect(path: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def _insert(database: sqlite3.Connection, outcome: Outcome, command: list[str]) -> int:
+def _add_columns(database: sqlite3.Connection) -> None:
+    present = {row["name"] for row in database.execute("PRAGMA table_info(search)")}
+    for name, kind in _ADDED.items():
+        if name not in present:
+            try:
+                database.execute(f"ALTER TABLE search ADD COLUMN {name} {kind}")
+            except sqlite3.OperationalError as error:
+                if "duplicate column" not in str(error):  # another process was quicker
+                    raise
+
+
+def _insert(database: sqlite3.Connection, outcome: Outcome, command: list[str], job: str) -> int:
     values = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "state": "chosen",
@@ -139,6 +186,8 @@ def _insert(database: sqlite3.Connection, outcome: Outcome, command: list[str]) 
         "untrained": int(outcome.untrained),
         "adapter": outcome.adapter,
         "text_set": outcome.text_set,
+        "classes": outcome.classes,
+        "job": job,
         "protocol": outcome.protocol,
         "recipe": json.dumps(asdict(outcome.recipe)),
         "device": outcome.device,
@@ -167,6 +216,10 @@ def _finish(database: sqlite3.Connection, outcome: Outcome, search_id: int) -> N
             "UPDATE run SET test_accuracy = ?, test_loss = ?, test_rows = ? WHERE id = ?",
             (run.test.accuracy, run.test.loss, run.test.num_rows, run_id),
         )
+    chosen = [run_id for run_id, run in zip(ids, outcome.runs, strict=True) if run.chosen]
+    for place in outcome.also:
+        for run_id, score in zip(chosen, place.scores, strict=True):
+            _add(database, "shifted", {"search": search_id, "run": run_id, **_shifted_values(place, score)})
 
 
 def _run_values(run: RunRecord) -> dict[str, Any]:
@@ -182,6 +235,23 @@ def _run_values(run: RunRecord) -> dict[str, Any]:
         "selection_accuracy": selection.accuracy,
         "selection_loss": selection.loss,
         "selection_rows": selection.num_rows,
+    }
+
+
+def _shifted_values(place: Shifted, score: Score) -> dict[str, Any]:
+    return {
+        "store": place.store,
+        "store_key": place.store_key,
+        "content": place.content,
+        "dataset": place.dataset,
+        "style": place.style,
+        "classes": place.classes,
+        "num_classes": place.num_classes,
+        "trained_on": int(place.trained_on),
+        "test_accuracy": score.accuracy,
+        "test_loss": score.loss,
+        "test_rows": score.num_rows,
+        "zero_shot_accuracy": place.zero_shot.accuracy,
     }
 
 
@@ -202,7 +272,12 @@ def _summary(database: sqlite3.Connection, row: sqlite3.Row) -> Summary:
         id=row["id"],
         created=row["created"],
         store=row["store"],
+        dataset=row["dataset"],
+        backbone=row["backbone"],
         adapter=row["adapter"],
+        text_set=row["text_set"],
+        classes=row["classes"],
+        zero_shot_accuracy=row["zero_shot_accuracy"],
         shots=chosen[0]["shots"],
         num_draws=len(chosen),
         protocol=row["protocol"],

@@ -12,16 +12,18 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 
 from featcache import registry
 from featcache.errors import ConfigError
-from featcache.fewshot import Draw
-from featcache.loading import Rows, check_test, draws_of, load_frozen, load_rows, load_task, missing_paths
+from featcache.fewshot import Draw, within
+from featcache.loading import Rows, check_test, class_range, draws_of, load_frozen, load_rows, load_task, missing_paths
 from featcache.ops import cosine_logits
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
 from featcache.selection import Score, check_protocol, choose, default_protocol, redraw, score, selection_rows
+from featcache.shift import Shifted, Target, evaluate
 from featcache.store import Store
 from featcache.task import Frozen, Hyper, Method, Params, Solved, Task, Trained, field_values
 from featcache.training import Run, num_run_epochs, predict, stack_hyper, train
@@ -42,7 +44,9 @@ class Settings:
     protocol: str | None = None
     """Selection protocol; the store's default when None."""
     text_set: str = DEFAULT
-    """Which prompts' classifier weights."""
+    """Which prompts' classifier weights; sets joined by + are averaged."""
+    classes: str = "all"
+    """Classes to train and test on: `all`, or CoOp's halves `base` and `new`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, ..."""
 
@@ -81,6 +85,8 @@ class Outcome:
     untrained: bool
     adapter: str
     text_set: str
+    classes: str
+    """`all`, `base` or `new`."""
     protocol: str
     recipe: Recipe
     device: str
@@ -92,6 +98,8 @@ class Outcome:
     notes: tuple[str, ...]
     """What a reader must know: images left out, classes short of images."""
     seconds: dict[str, float]
+    also: tuple[Shifted, ...] = ()
+    """The chosen runs on other stores' test rows."""
 
     @property
     def chosen(self) -> tuple[RunRecord, ...]:
@@ -115,10 +123,14 @@ def search(
     settings: Settings,
     recipe_for: Callable[[int], Recipe],
     *,
+    also: Sequence[Target] = (),
     record: Recorder = lambda _: None,
     progress: Progress = lambda _done, _total: None,
 ) -> Outcome:
-    """Train, choose, test. `recipe_for` gives the recipe for a number of shots. Raises InputError's kin."""
+    """Train, choose, test, here and on the targets in `also`. Raises InputError's kin.
+
+    `recipe_for` gives the recipe for a number of shots.
+    """
     clock = _Clock()
     ready = _prepare(store, settings, recipe_for)
     clock.lap("load")
@@ -128,7 +140,16 @@ def search(
     clock.lap("select")
     outcome = _outcome(store, settings, ready, runs, clock)
     record(outcome)
-    outcome = _tested(outcome, store, ready, [params for per_draw in fitted for params in per_draw])
+    params = [params for per_draw in fitted for params in per_draw]
+    outcome = _tested(outcome, store, ready, params)
+    chosen = [
+        (method, fit)
+        for run, method, fit in zip(outcome.runs, ready.configs * len(ready.draws), params, strict=True)
+        if run.chosen
+    ]
+    outcome = replace(
+        outcome, also=tuple(evaluate(place, chosen, ready.frozen, text_set=settings.text_set) for place in also)
+    )
     clock.lap("test")
     outcome = replace(outcome, seconds=clock.laps)
     record(outcome)
@@ -140,6 +161,8 @@ class _Ready:
     """A search before it trains: nothing in it comes from test, unless the protocol is the oracle."""
 
     configs: list[Method]
+    classes: range
+    """Class indices trained and tested on."""
     draws: list[Draw]
     protocol: str
     recipe: Recipe
@@ -154,21 +177,27 @@ def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recip
     device = pick_device(settings.device)
     check_test(store)
     protocol = check_protocol(settings.protocol or default_protocol(store), store, len(configs))
-    draws = [redraw(protocol, store, chosen) for chosen in draws_of(store, settings.shots, settings.shot_seeds)]
+    classes = class_range(store, settings.classes)
+    val_label = store.label("val") if "val" in store.splits else np.zeros(0, dtype=np.int64)
+    draws = [
+        within(redraw(protocol, store, drawn), store.label("train"), val_label, classes)
+        for drawn in draws_of(store, settings.shots, settings.shot_seeds)
+    ]
     if "text" in configs[0].needs and not store.text_sets:
         raise ConfigError(
             f"{settings.adapter} needs text weights and the store {store.name} has none; "
             "import a file with text_features"
         )
-    frozen = load_frozen(store, settings.text_set, device)
+    frozen = load_frozen(store, settings.text_set, device, classes)
     return _Ready(
         configs=configs,
+        classes=classes,
         draws=draws,
         protocol=protocol,
         recipe=recipe_for(draws[0].shots),
         frozen=frozen,
-        tasks=[load_task(store, chosen, frozen) for chosen in draws],
-        selection=[selection_rows(protocol, store, chosen, device) for chosen in draws],
+        tasks=[load_task(store, drawn, frozen, classes.start) for drawn in draws],
+        selection=[selection_rows(protocol, store, drawn, device, classes) for drawn in draws],
     )
 
 
@@ -228,6 +257,7 @@ def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[Run
         untrained=store.spec.tower.untrained,
         adapter=settings.adapter,
         text_set=settings.text_set,
+        classes=settings.classes,
         protocol=ready.protocol,
         recipe=ready.recipe,
         device=str(ready.frozen.text.device),
@@ -241,7 +271,7 @@ def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[Run
 
 def _tested(outcome: Outcome, store: Store, ready: _Ready, fitted: Sequence[Params]) -> Outcome:
     frozen = ready.frozen
-    rows = load_rows(store, "test", frozen.text.device)
+    rows = load_rows(store, "test", frozen.text.device, classes=ready.classes)
     methods = ready.configs * len(ready.draws)
     tested = [
         replace(run, test=score(predict(method, params, rows.image, frozen), rows.label))

@@ -77,15 +77,15 @@ def redraw(protocol: str, store: Store, chosen: Draw) -> Draw:
     return chosen
 
 
-def selection_rows(protocol: str, store: Store, chosen: Draw, device: torch.device) -> Rows | None:
-    """The rows a protocol chooses on for one draw; None where nothing is chosen."""
+def selection_rows(protocol: str, store: Store, chosen: Draw, device: torch.device, classes: range) -> Rows | None:
+    """The rows of some classes that a protocol chooses on for one draw; None where nothing is chosen."""
     match protocol:
         case "fewshot-val" | "train-holdout":
-            return load_rows(store, chosen.val_split, device, rows=chosen.val, drawn=chosen)
+            return load_rows(store, chosen.val_split, device, classes=classes, rows=chosen.val, drawn=chosen)
         case "full-val":
-            return load_rows(store, "val", device)
+            return load_rows(store, "val", device, classes=classes)
         case "test-oracle":
-            return load_rows(store, "test", device)
+            return load_rows(store, "test", device, classes=classes)
     return None
 
 

@@ -55,6 +55,8 @@ class Method(Protocol):
 
     needs: ClassVar[frozenset[str]]
     """What it cannot do without: any of `text`, `tower`."""
+    transfers: ClassVar[bool]
+    """Whether what it learns belongs to no class, so that other classes can be classified by their text."""
 
     def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
         """(N, C) class scores of raw embeddings (N, D), for one run."""

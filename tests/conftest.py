@@ -10,6 +10,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from tests.commandline import Run
+
 # A busy machine makes any example slow now and then; that is no fault of the code.
 settings.register_profile("featcache", deadline=None)
 settings.load_profile("featcache")
@@ -34,6 +36,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("FEATCACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line, on an empty cache."""
+    monkeypatch.delenv("FEATCACHE_DATA", raising=False)
+    return Run(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

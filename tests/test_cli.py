@@ -10,52 +10,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
 import pytest
 
-from featcache import __version__, cli
+from featcache import __version__
 from featcache.importing import import_npz
 from featcache.results import Recorder
 from tests import synthetic
+from tests.commandline import Run, Said
 from tests.conftest import put_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--epochs", "2", "--shots", "2", "--seeds", "1,2")
-
-
-class Said(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Run:
-    """Runs the command line in this process, as the installed script would."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch = monkeypatch
-        self.capsys = capsys
-
-    def __call__(self, *arguments: str | Path) -> Said:
-        self.monkeypatch.setattr(sys, "argv", ["featcache", *map(str, arguments)])
-        self.capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Said(code, *self.capsys.readouterr())
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.delenv("FEATCACHE_DATA", raising=False)
-    return Run(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -91,7 +59,7 @@ EXTRACT = ("extract", *TINY, "--views", "0", "--shots", "1", "--seeds", "1")
 
 
 BAD_EXTRACTS = {
-    "data set": (("--dataset", "nope"), "unknown data set 'nope'; known: caltech101, dtd, eurosat,"),
+    "data set": (("--dataset", "nope"), "unknown data set 'nope'; known: caltech101, csv:FILE, dtd, eurosat,"),
     "near data set": (("--dataset", "eurosat2"), "did you mean eurosat?"),
     "backbone": (("--dataset", "folder:{pictures}", "--backbone", "RN51"), "unknown backbone 'RN51' (did you mean"),
     "weights": (("--dataset", "folder:{pictures}", "--weights", "nope"), "unknown weights of tiny 'nope'"),
@@ -114,7 +82,7 @@ BAD_EXTRACTS = {
     "no shots": (("--dataset", "folder:{pictures}", "--shots", "0"), "shots are 1 or more"),
     "seeds": (("--dataset", "folder:{pictures}", "--seeds", "-1"), "seeds are 0 or more"),
     "views": (("--dataset", "folder:{pictures}", "--views", "-1"), "--views"),
-    "style": (("--dataset", "folder:{pictures}", "--style", "nope"), "coop, clip"),
+    "style": (("--dataset", "folder:{pictures}", "--style", "nope"), "coop, coop-2021, clip"),
     "dtype": (("--dataset", "folder:{pictures}", "--dtype", "int8"), "--dtype int8 is not known"),
     "device": (("--dataset", "folder:{pictures}", "--device", "nope"), "--device nope cannot be used here"),
     "on bad image": (("--dataset", "folder:{pictures}", "--on-bad-image", "x"), "use fail or skip"),
@@ -328,7 +296,7 @@ def test_fit_takes_the_newest_store_and_results_remember(run: Run, stores: list[
     assert "no results yet" in run("results").out
     said = run("fit", *QUICK)
     assert said.code == 0, said.err
-    assert "store: second (the newest)" in said.err
+    assert "store: second (the newest with training rows)" in said.err
     assert "test % (not used to choose)" in said.out
     listed = run("results").out
     assert "second" in listed

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,7 @@ def test_the_plan_counts_what_is_to_do(home: Path, pictures: Path) -> None:
     assert plan.num_missing == plan.num_embeddings == 3 * len(drawn) + 27
     assert plan.num_bytes == plan.num_missing * plan.identity.dim * 4  # random weights: float32
     assert plan.draws == ((1, 1), (1, 2), (4, 1), (4, 2))
-    assert not any((plan.complete, plan.stored, plan.text_present, plan.parts, plan.changed))
+    assert not any((plan.complete, plan.stored, plan.texts.kept, plan.parts, plan.changed))
     assert not list(home.rglob("*.h5"))
 
 
@@ -462,7 +462,7 @@ def test_unsound_requests_are_refused(home: Path, pictures: Path) -> None:
     for options, message in (({"num_views": -1}, "--views"), ({"dtype": "int8"}, "--dtype int8")):
         with pytest.raises(ConfigError, match=message):
             Request(**options)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="style is one of coop, clip"):
+    with pytest.raises(ConfigError, match="style is one of coop, coop-2021, clip"):
         plan_of(pictures, Request(style="squash"))
 
 
@@ -481,3 +481,29 @@ def test_a_store_is_found_by_its_key_under_whatever_name(copied: Path, pictures:
     moved = store.rename(store.with_name("renamed.h5"))
     assert extract(pictures).plan.store == moved
     assert extract(pictures).plan.complete
+
+
+def test_another_folder_with_files_of_the_same_names_is_another_data_set(home: Path, tmp_path: Path) -> None:
+    """Equal names, equal sizes, older than the store: only their bytes tell the two folders apart."""
+    folders = tmp_path / "a" / "images", tmp_path / "b" / "images"
+    for seed, folder in enumerate(folders):
+        for name in ("ant", "bee"):
+            for number in range(6):
+                pixels = np.random.default_rng([seed, number]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                file = folder / name / f"{number}.bmp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(file)
+                os.utime(file, (1, 1))
+    request = replace(FULL, shots=(1,), num_views=0)
+    first = extract(folders[0], request)
+    with pytest.raises(StoreError, match="in another folder, and 3 of 3 train images differ"):
+        extract(folders[1], request)
+    other = extract(folders[1], replace(request, name="other"))
+    assert content(first) != content(other)
+    assert extract(folders[1], request).plan.store.stem == "other"
+    assert extract(folders[0], request).encoded == 0
+
+
+def test_a_folder_that_was_moved_keeps_its_store(copied: Path, finished: tuple[Path, Done], own: Path) -> None:
+    first, again = finished[1], extract(own)
+    assert (again.encoded, content(again)) == (0, content(first))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import DataError
 from featcache.extraction.parts import remove_parts
 from featcache.extraction.plan import Plan, Request, make_plan
-from featcache.prompts import DEFAULT, TextSet, sentences
+from featcache.prompts import TextSet, encoded
 
 if TYPE_CHECKING:
     from featcache.backbones import Backbone
@@ -28,8 +28,10 @@ def carry_out(
     """
     from featcache.extraction.assemble import assemble
 
+    for prompts in plan.texts.missing:
+        backbone.tokens(prompts.sentences)  # a prompt too long is better found before the images than after them
     plan = _encoded(plan, backbone, machine, progress=progress)
-    text = {DEFAULT: _text(plan, backbone, machine)}
+    text = _text(plan, backbone, machine)
     record = {
         "kind": "extract",
         "dataset": plan.manifest.name,
@@ -39,6 +41,7 @@ def carry_out(
         "style": plan.request.style,
         "template": plan.manifest.template,
         "draws": [list(pair) for pair in plan.draws],
+        "place": plan.manifest.reader.place,
         "device": machine.device.type,
         **provenance,
     }
@@ -72,20 +75,15 @@ def _again(plan: Plan) -> Plan:
     return make_plan(plan.manifest, plan.identity, plan.request)
 
 
-def _text(plan: Plan, backbone: Backbone, machine: Machine) -> TextSet:
-    """The default text set: the store's own where it still fits, else encoded."""
-    import numpy as np
-
+def _text(plan: Plan, backbone: Backbone, machine: Machine) -> dict[str, TextSet]:
+    """The finished store's text sets: its own where they still fit, the others encoded."""
     from featcache.store import Store
 
-    if plan.text_present:
-        with Store(plan.store) as store:
-            return store.text(DEFAULT)
-    items = sentences(plan.manifest.classes, (plan.manifest.template,))
-    return TextSet(
-        embedding=backbone.encode_texts([sentence for _, _, sentence in items], machine.device),
-        label=np.array([label for label, _, _ in items], dtype=np.int32),
-        template=np.array([index for _, index, _ in items], dtype=np.int32),
-        templates=(plan.manifest.template,),
-        origin=plan.text_origin,
-    )
+    made = {
+        prompts.name: encoded(prompts, backbone.encode_texts(prompts.sentences, machine.device), plan.identity.tower)
+        for prompts in plan.texts.missing
+    }
+    if not plan.texts.kept:
+        return made
+    with Store(plan.store) as store:
+        return {name: store.text(name) for name in plan.texts.kept} | made

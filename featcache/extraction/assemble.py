@@ -24,6 +24,7 @@ def assemble(plan: Plan, *, text: dict[str, TextSet], provenance: dict[str, Any]
         contents = Contents(
             spec=plan.spec,
             classes=plan.manifest.classes,
+            class_ids=plan.manifest.class_ids,
             dim=plan.identity.dim,
             logit_scale=plan.identity.logit_scale,
             logit_bias=plan.identity.logit_bias,

@@ -112,6 +112,7 @@ class _Encoder:
                 np.array([decoded.source for decoded in readable], dtype=np.uint64).reshape(-1, 2), counts, axis=0
             ),
             unreadable={decoded.item.row: decoded.error for decoded in shard if decoded.error},
+            place=self.plan.manifest.reader.place,
         )
         write_part(self.plan.spec.key, contents)
 

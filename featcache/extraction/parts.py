@@ -33,6 +33,8 @@ class Part:
     """Manifest rows whose image could not be read, with the reason."""
     written_ns: int
     """When it was written."""
+    place: str
+    """The reader's `place` of the images it was made from."""
 
     def load(self, name: str) -> NDArray[Any]:
         """One of the part's arrays: image (K, D), crop (K, 5), source (K, 2)."""
@@ -52,11 +54,13 @@ class PartContents:
     crop: NDArray[np.int32]
     source: NDArray[np.uint64]
     unreadable: Mapping[int, str]
+    place: str
 
 
 def write_part(key: str, contents: PartContents) -> None:
     """Put a part on disk, whole or not at all; its name is the digest of its row and view lists."""
     lists = [
+        contents.place.encode(),
         contents.split.encode(),
         contents.row.tobytes(),
         contents.view.tobytes(),
@@ -65,6 +69,7 @@ def write_part(key: str, contents: PartContents) -> None:
     path = parts_folder(key) / f"{hashlib.sha256(b'/'.join(lists)).hexdigest()[:32]}.part"
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
         file.attrs["format"], file.attrs["key"], file.attrs["split"] = _FORMAT, key, contents.split
+        file.attrs["place"] = contents.place
         for name in ("row", "view", "image", "crop", "source"):
             values = getattr(contents, name)
             file.create_dataset(name, data=values, chunks=True if values.size else None, fletcher32=bool(values.size))
@@ -114,4 +119,5 @@ def _read_index(path: Path, key: str) -> Part:
             view=file["view"][:],
             unreadable=dict(zip(file["unreadable/row"][:].tolist(), reasons, strict=True)),
             written_ns=path.stat().st_mtime_ns,
+            place=str(file.attrs["place"]),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,10 +17,9 @@ from featcache.datasets.manifest import source_info
 from featcache.errors import ConfigError, StoreError
 from featcache.extraction.parts import Part, read_parts
 from featcache.fewshot import draw
-from featcache.prompts import sentences
+from featcache.prompts import DEFAULT, PromptSet, prompt_set, remade
 from featcache.store import Spec, Store
 from featcache.store.places import key_of, list_stores, store_path
-from featcache.store.spec import canonical_json
 from featcache.store.writing import DTYPES
 from featcache.views import Transform
 
@@ -40,8 +38,13 @@ class Request:
     all_train: bool = False
     """Every training image rather than the draws' ones."""
     style: str = "coop"
+    """Preprocessing of view 0: one of `views.STYLES`."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image that an augmented view shows."""
     view_seed: int = 0
+    """Seed of the augmented views."""
+    prompts: tuple[str, ...] = (DEFAULT,)
+    """Text sets to hold; those that the store has already stay."""
     dtype: str = "auto"
     """`float16`, `float32`, or `auto`: float16, but float32 for random weights, whose embeddings lie so close together
     that half precision would blur them."""
@@ -62,6 +65,17 @@ class Missing(NamedTuple):
 
     row: NDArray[np.int64]
     view: NDArray[np.int64]
+
+
+class Texts(NamedTuple):
+    """The text sets of the finished store."""
+
+    kept: tuple[str, ...]
+    """Sets that are in the store already."""
+    missing: tuple[PromptSet, ...]
+    """Sets to encode."""
+    dropped: tuple[str, ...]
+    """Sets in the store that were written for other class names and cannot be made anew: descriptions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +103,7 @@ class Plan:
     """Of each split, the rows that are left out because their image cannot be read, with the reason."""
     changed: tuple[str, ...]
     """Images whose bytes differ from those that were encoded."""
-    text_origin: str
-    """Digest of the text tower and every sentence."""
-    text_present: bool
+    texts: Texts
     stored: bool
     """Whether the store exists already."""
 
@@ -120,7 +132,8 @@ class Plan:
     @property
     def complete(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.num_missing and not self.parts and self.text_present and self.stored
+        texts_done = not (self.texts.missing or self.texts.dropped)
+        return not self.num_missing and not self.parts and texts_done and self.stored
 
 
 def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
@@ -128,23 +141,22 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
     transform = _transform(identity, request)
     spec = _spec(manifest, identity, request, transform)
     architecture = identity.tower.architecture.removesuffix("-quickgelu")
-    path = _place(spec, request.name or f"{manifest.slug}-{architecture}-{request.style}", request.name)
+    usual = f"{manifest.slug}-{architecture}-{request.style}"
+    path = _named(spec, request.name) if request.name else _usual_store(spec, usual, manifest.reader.place)
     rows, draws = _wanted(manifest, request)
     num_views = {split: 1 + (request.num_views if split == "train" else 0) for split in rows}
     held = {split: _Held(manifest, split) for split in rows}
-    origin, text_present = _text_origin(manifest, identity), False
+    texts = _texts(manifest, identity, request, None)
     stored = key_of(path) == spec.key
     if stored:
         with Store(path) as store:
             draws = tuple(sorted({*draws, *((int(k), int(s)) for k, s in store.provenance.get("draws", []))}))
-            text_present = store.classes == manifest.classes and any(
-                store.text(name).origin == origin for name in store.text_sets
-            )
+            texts = _texts(manifest, identity, request, store)
             for split in rows:
                 held[split].add_store(store)
                 rows[split] = np.union1d(rows[split], store.rows(split))
                 num_views[split] = max(num_views[split], store.num_views(split))
-    found = list(read_parts(spec.key))
+    found = [part for part in read_parts(spec.key) if part.place == manifest.reader.place]
     spent = [part for part in found if held[part.split].is_spent(part)]
     parts = [part for part in found if part not in spent]
     for part in parts:
@@ -166,8 +178,7 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
         spent=tuple(spent),
         unreadable=unreadable,
         changed=tuple(path for split in rows for path in held[split].changed),
-        text_origin=origin,
-        text_present=text_present,
+        texts=texts,
         stored=stored,
     )
 
@@ -186,9 +197,10 @@ def _transform(identity: Identity, request: Request) -> Transform:
 def _spec(manifest: Manifest, identity: Identity, request: Request, transform: Transform) -> Spec:
     # Lists, as JSON gives them back: a spec read from a file must equal the one that was written.
     lists = {name: list(getattr(transform, name)) for name in ("crop_scale", "mean", "std")}
+    turned = {"upright": True} if manifest.reader.upright else {}
     return Spec(
         tower=identity.tower,
-        transform=asdict(transform) | lists,
+        transform=asdict(transform) | lists | turned,
         view_seed=request.view_seed,
         dtype=_dtype(identity, request),
         manifest=manifest.digest,
@@ -201,18 +213,24 @@ def _dtype(identity: Identity, request: Request) -> str:
     return "float32" if identity.tower.untrained else "float16"
 
 
-def _place(spec: Spec, name: str, asked: str | None) -> Path:
-    """The store of this key wherever it is, unless the user names another place."""
-    if asked is None:
-        for path in list_stores():
-            if key_of(path) == spec.key:
+def _usual_store(spec: Spec, name: str, place: str) -> Path:
+    """The store of this key, whatever its name: one made from this folder before one made from another."""
+    found = [path for path in list_stores() if key_of(path) == spec.key]
+    for path in found if len(found) > 1 else ():
+        with Store(path) as store:
+            if store.provenance.get("place", "") == place:
                 return path
+    return found[0] if found else store_path(name, spec.key)
+
+
+def _named(spec: Spec, name: str) -> Path:
+    """The store that the user named. Raises StoreError where that name means something else."""
     path = store_path(name, spec.key)
-    if asked is not None and path.stem != asked:
-        other = key_of(path.with_name(f"{asked}.h5")) or "none"
+    if path.stem != name:
+        other = key_of(path.with_name(f"{name}.h5")) or "none"
         raise StoreError(
-            f"the store {asked} exists and means something else (its key is {other[:8]}, this one's would be "
-            f"{spec.key[:8]}); choose another --name, or remove it with `featcache cache rm {asked}`"
+            f"the store {name} exists and means something else (its key is {other[:8]}, this one's would be "
+            f"{spec.key[:8]}); choose another --name, or remove it with `featcache cache rm {name}`"
         )
     return path
 
@@ -233,9 +251,28 @@ def _wanted(manifest: Manifest, request: Request) -> tuple[dict[str, NDArray[np.
     return rows, pairs
 
 
-def _text_origin(manifest: Manifest, identity: Identity) -> str:
-    texts = [sentence for _, _, sentence in sentences(manifest.classes, (manifest.template,))]
-    return hashlib.sha256(canonical_json([asdict(identity.tower), texts]).encode()).hexdigest()
+def _texts(manifest: Manifest, identity: Identity, request: Request, store: Store | None) -> Texts:
+    """What is there of the asked text sets, and of those the store has beside them."""
+    asked: dict[str, PromptSet] = {}
+    for asked_name in dict.fromkeys((DEFAULT, *request.prompts)):
+        prompts = prompt_set(asked_name, manifest.classes, manifest.class_ids, template=manifest.template)
+        if prompts.name in asked:
+            raise ConfigError(f"two of the prompt sets asked for are called {prompts.name}; rename one of the files")
+        asked[prompts.name] = prompts
+    wanted, kept, dropped = dict(asked), [], []
+    for name in store.text_sets if store else ():
+        assert store is not None
+        text = store.text(name)
+        now = asked.get(name) or remade(name, text, manifest.classes)
+        if now is not None:
+            wanted[name] = now
+            kept += [name] if now.origin(identity.tower) == text.origin else []
+        elif (store.classes, store.class_ids) == (manifest.classes, manifest.class_ids):
+            kept.append(name)
+        else:
+            dropped.append(name)
+    missing = tuple(prompts for name, prompts in wanted.items() if name not in kept)
+    return Texts(tuple(kept), missing, tuple(dropped))
 
 
 class _Held:
@@ -251,10 +288,20 @@ class _Held:
         self._unreadable: dict[int, str] = {}
 
     def add_store(self, store: Store) -> None:
-        """Take in the store's rows, save those whose image has changed."""
-        written = store.path.stat().st_mtime_ns
+        """Take in the store's rows, save those whose image has changed.
+
+        Raises StoreError for a store made from other images of the same names in another folder: most bytes differ.
+        """
+        moved = store.provenance.get("place", "") != self._manifest.reader.place
+        written = 0 if moved else store.path.stat().st_mtime_ns  # 0: the images are newer, so their bytes are compared
         rows = store.rows(self._split)
         stale = self._stale(rows, store.array(self._split, "source", slice(None)), written)
+        if moved and 2 * len(stale) > len(rows):  # where most are the same, it was moved, and some changed since
+            raise StoreError(
+                f"the store {store.name} was made from files of the same names in another folder, and {len(stale)} of "
+                f"{len(rows)} {self._split} images differ, first {self._path(int(stale[0]))}; give the store of these "
+                f"ones a --name of its own, or remove the other with `featcache cache rm {store.name}`"
+            )
         self._num_views[np.setdiff1d(rows, stale)] = store.num_views(self._split)
         self._add_unreadable(store.missing(self._split), written)
 

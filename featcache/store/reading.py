@@ -3,8 +3,9 @@
 Layout (N rows, V views, C classes, D embedding, T sentences, M images of a split in the data set):
 
     attrs                   format, key, spec, content, logit_scale, logit_bias, norm, provenance, created, versions
-    /classes/name           (C,) UTF-8
-    /text/<set>/            embedding (T, D) float32 raw; class (T,); template (T,); templates (P,); attrs origin
+    /classes/               name (C,) UTF-8; id (C,), the names again where a data set has no ids
+    /text/<set>/            embedding (T, D) float32 raw; class (T,); sentence (T,); template (T,); templates (P,);
+                            attrs origin
     /manifest/<split>/      path (M,) UTF-8; label (M,)
     /<split>/row (N,)       the manifest row of each stored row, ascending
     /<split>/image (N, V, D) float16 or float32, raw; view 0 is the test transform
@@ -70,6 +71,7 @@ class Store:
         self.versions: dict[str, str] = json.loads(_text(attrs, "versions"))
         self.provenance: dict[str, Any] = json.loads(_text(attrs, "provenance"))
         self.classes = tuple(_strings(self._file["classes/name"]))
+        self.class_ids = tuple(_strings(self._file["classes/id"]))
 
     @property
     def name(self) -> str:
@@ -157,6 +159,7 @@ class Store:
                 template=group["template"][:],
                 templates=tuple(_strings(group["templates"])),
                 origin=_text(group.attrs, "origin"),
+                sentences=tuple(_strings(group["sentence"])),
             )
 
     def close(self) -> None:

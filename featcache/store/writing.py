@@ -68,6 +68,8 @@ class Contents:
     provenance: Mapping[str, Any]
     splits: Mapping[str, SplitContents]
     text: Mapping[str, TextSet]
+    class_ids: tuple[str, ...] = ()
+    """What a class is called across data sets; empty: its name."""
 
 
 def write_store(path: Path, contents: Contents) -> None:
@@ -75,6 +77,7 @@ def write_store(path: Path, contents: Contents) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
         _write_attrs(file, contents)
         _put(file, "classes/name", _fixed(contents.classes))
+        _put(file, "classes/id", _fixed(contents.class_ids or contents.classes))
         file.create_group("text")
         for name, text in contents.text.items():
             _write_text(file.create_group(f"text/{name}"), text)
@@ -213,6 +216,7 @@ def _write_text(group: h5py.Group, text: TextSet) -> None:
     _put(group, "class", text.label.astype(np.int32))
     _put(group, "template", text.template.astype(np.int32))
     _put(group, "templates", _fixed(text.templates))
+    _put(group, "sentence", _fixed(text.sentences), compress=True)
 
 
 def _write_split(file: h5py.File, name: str, split: SplitContents, contents: Contents) -> None:

@@ -1,0 +1,191 @@
+"""`featcache extract`: one or many data sets through one or many backbones."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache import console
+from featcache.backbones import Backbone
+from featcache.commands.running import each, stoppable
+from featcache.datasets import Manifest, load
+from featcache.errors import ConfigError
+from featcache.extraction import Plan, Request, carry_out, make_plan, remove_spent
+from featcache.store import Store
+
+if TYPE_CHECKING:
+    from featcache.extraction.encode import Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What to extract: a data set and a backbone."""
+
+    dataset: str
+    backbone: str
+    data: Path | None = None
+    weights: str | None = None
+    precision: str = "fp32"
+    template: str | None = None
+    classnames: Path | None = None
+
+    def manifest(self) -> Manifest:
+        """The data set's list of images."""
+        return load(self.dataset, data=self.data, template=self.template, classnames=self.classnames)
+
+    @property
+    def command(self) -> str:
+        """The command that extends the store, without the folder of the data, which is the machine's own."""
+        words = ["featcache", "extract", "--dataset", self.dataset, "--backbone", self.backbone]
+        words += ["--weights", self.weights] if self.weights else []
+        words += ["--precision", self.precision] if self.precision != "fp32" else []
+        words += ["--template", self.template] if self.template else []
+        words += ["--classnames", str(self.classnames)] if self.classnames else []
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Where to encode."""
+
+    device: str = "auto"
+    workers: int | None = None
+    batch_size: int = 64
+
+
+def extract(sources: Sequence[Source], request: Request, options: MachineOptions, *, only_plan: bool) -> None:
+    """Plan each, say so, and carry it out; every data set is read and every plan made before the first is encoded."""
+    if request.name and len(sources) > 1:
+        raise ConfigError(f"--name {request.name} names one store, but {len(sources)} are asked for; leave it out")
+    plans = [(source, plan_of(source, request)) for source in sources]
+    if only_plan:
+        for source, plan in plans:
+            show_plan(plan, backbone_of(source))
+        return
+    names = [(plan.store.stem, (source, plan)) for source, plan in plans]
+    each(names, lambda pair: extract_one(pair[0], pair[1], options))
+    if any("train" in plan.rows and not plan.complete for _, plan in plans):
+        console.say("next: featcache fit --alpha-grid 0:1:0.1" + (" --all" if len(plans) > 1 else ""))
+
+
+def plan_of(source: Source, request: Request) -> Plan:
+    """What there is to do for one data set and backbone."""
+    return make_plan(source.manifest(), backbone_of(source).identity, request)
+
+
+@lru_cache(maxsize=2)  # a model is big, and data sets take turns with it
+def _backbone(name: str, weights: str | None, precision: str) -> Backbone:
+    return Backbone(name, weights, precision)
+
+
+def backbone_of(source: Source) -> Backbone:
+    """The source's backbone, the same object for the same one."""
+    return _backbone(source.backbone, source.weights, source.precision)
+
+
+def extract_one(source: Source, plan: Plan, options: MachineOptions) -> None:
+    """Carry one plan out and say how it went."""
+    backbone = backbone_of(source)
+    show_plan(plan, backbone)
+    if plan.complete:
+        console.say(f"{plan.store.stem}: everything is there already, nothing to do")
+        remove_spent(plan)
+        return
+    machine = machine_of(options)
+    images_each = plan.num_images / max(1, plan.num_missing)
+    start = time.perf_counter()
+    with (
+        stoppable("what is encoded is kept, and the same command goes on from there"),
+        console.progress("encoding", "embeddings", rate="images", per_unit=images_each) as advance,
+    ):
+        carry_out(
+            plan,
+            backbone,
+            machine,
+            provenance={"command": _command(source, plan.request)},
+            progress=lambda embeddings: advance(embeddings, plan.num_missing),
+        )
+    seconds = time.perf_counter() - start
+    with Store(plan.store) as store:
+        for split in store.splits:
+            for row, reason in store.missing(split).items():
+                console.warn(f"left out {split} {store.paths(split)[row]}: {reason}")
+    done = f"{plan.num_embeddings:,} embeddings, {seconds:.1f} s"
+    if plan.num_missing:
+        done += f" ({plan.num_images / seconds:,.0f} images/s, {plan.num_missing / seconds:,.0f} embeddings/s)"
+    console.say(f"{plan.store.stem}: {done}")
+
+
+def machine_of(options: MachineOptions) -> Machine:
+    """The options made fast."""
+    from featcache.extraction.encode import Machine
+    from featcache.search import pick_device
+
+    device = pick_device(options.device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores if options.workers is None else options.workers
+    return Machine(device=device, batch_size=options.batch_size, workers=workers)
+
+
+def show_plan(plan: Plan, backbone: Backbone) -> None:
+    """What there is to do, on stdout."""
+    weights = " with RANDOM weights" if plan.spec.tower.untrained else ""
+    console.note(
+        f"{plan.manifest.name} ({plan.manifest.source}) through {backbone.architecture}{weights}, "
+        f"style {plan.request.style}"
+    )
+    console.table(
+        ["split", "images", "to store", "views", "to encode"],
+        [
+            [
+                split,
+                f"{len(plan.manifest.splits[split].path):,}",
+                f"{len(rows):,}",
+                str(plan.num_views[split]),
+                f"{len(plan.missing[split].row):,}",
+            ]
+            for split, rows in plan.rows.items()
+        ],
+        title=f"plan for {plan.store.stem}",
+    )
+    had = plan.num_embeddings - plan.num_missing
+    console.say(
+        f"{plan.num_images:,} images to decode, {plan.num_missing:,} embeddings to encode, {had:,} already there; "
+        f"{plan.num_bytes / 1e6:,.1f} MB in all at {plan.store}"
+    )
+    for prompts in plan.texts.missing:
+        console.say(f"text set {prompts.name}: {len(prompts.sentences):,} sentences to encode")
+    for name in plan.texts.dropped:
+        console.warn(f"the text set {name} was written for other class names and is dropped; add it again if wanted")
+    for path in plan.changed:
+        console.warn(f"{path} has changed since it was encoded and is encoded anew")
+    _show_short_classes(plan)
+
+
+def _command(source: Source, request: Request) -> str:
+    """What extends the store: all options that decide its key or its name."""
+    words = [source.command, "--style", request.style]
+    if request.crop_scale != Request().crop_scale:
+        words += ["--crop-scale", ":".join(f"{end:g}" for end in request.crop_scale)]
+    words += ["--dtype", request.dtype] if request.dtype != "auto" else []
+    words += ["--name", request.name] if request.name else []
+    return " ".join(words)
+
+
+def _show_short_classes(plan: Plan) -> None:
+    import numpy as np
+
+    if "train" in plan.manifest.splits and plan.request.shots:
+        counts = np.bincount(plan.manifest.splits["train"].label, minlength=len(plan.manifest.classes))
+        most = max(plan.request.shots)
+        if (counts < most).any():
+            console.warn(
+                f"{int((counts < most).sum())} classes have fewer than {most} training images "
+                f"(fewest: {counts.min()}); draws use all of theirs"
+            )

@@ -1,0 +1,111 @@
+"""`featcache prompts`: the text sets of a store, and adding to them without the images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from featcache.errors import ConfigError, InputError
+
+app = typer.Typer(help="Text sets: ls, add.", no_args_is_help=True)
+_Store = Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")]
+
+
+@app.command()
+def ls(store: _Store = None) -> None:
+    """List a store's text sets, and those that can be added."""
+    from featcache import console
+    from featcache.prompts import SHIPPED
+    from featcache.store import Store
+    from featcache.store.places import resolve
+
+    with Store(resolve(store)) as opened:
+        rows = []
+        for name in opened.text_sets:
+            text = opened.text(name)
+            made_of = text.templates[0] if len(text.templates) == 1 else f"{len(text.templates)} templates"
+            made_of = made_of if text.templates else "descriptions"
+            example = text.sentences[0] if text.sentences else "imported: not said"
+            rows.append([name, str(len(text.label)), made_of, example])
+        console.table(["set", "sentences", "made of", "first sentence"], rows, title=f"text sets of {opened.name}")
+        for name, (_, words) in SHIPPED.items():
+            if name not in opened.text_sets:
+                console.say(f"can be added: {name}, {words}")
+    console.say("can be added: FILE.txt, one template a line; FILE.json, {class: [sentence, ..]}")
+
+
+@app.command()
+def add(
+    store: Annotated[str, typer.Argument(help="A name, key prefix or path.")],
+    sets: Annotated[str, typer.Argument(help="paper-7, openai-80, FILE.txt or FILE.json; several by commas.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="What encodes them. Default: the backbone the store was extracted with.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Its weights, as for extract.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Encode new text sets into a store; its images are neither needed nor touched."""
+    from featcache import console
+    from featcache.backbones import Backbone
+    from featcache.prompts import DEFAULT, TextSet, encoded, prompt_set
+    from featcache.search import pick_device
+    from featcache.store import Store, write_store
+    from featcache.store.copying import contents_of
+    from featcache.store.places import resolve
+
+    with Store(resolve(store)) as opened:
+        tower = _backbone_of(opened.provenance, backbone, weights, opened.spec.tower.precision)
+        encoder = Backbone(*tower)
+        _check_fits(encoder, opened)
+        template = str(opened.provenance.get("template", "a photo of a {}."))
+        made: dict[str, TextSet] = {}
+        for name in dict.fromkeys(word.strip() for word in sets.split(",")):
+            prompts = prompt_set(name, opened.classes, opened.class_ids, template=template)
+            held = opened.text(prompts.name) if prompts.name in opened.text_sets else None
+            if prompts.name in made:
+                raise ConfigError(
+                    f"two of the prompt sets asked for are called {prompts.name}; rename one of the files"
+                )
+            if held is not None and held.origin == prompts.origin(encoder.identity.tower):
+                console.say(f"{prompts.name}: there already")
+                continue
+            if held is not None and prompts.name == DEFAULT and not held.sentences:
+                raise ConfigError(f"the default text of {opened.name} was imported and is not written over")
+            embedding = encoder.encode_texts(prompts.sentences, pick_device(device))
+            made[prompts.name] = encoded(prompts, embedding, encoder.identity.tower)
+        if not made:
+            return
+        contents = contents_of(opened)
+        write_store(opened.path, replace(contents, text={**contents.text, **made}))
+    for name, text in made.items():
+        console.say(f"{name}: {len(text.label):,} sentences added to {opened.name}; fit with --prompts {name}")
+
+
+def _backbone_of(
+    provenance: dict[str, object], backbone: str | None, weights: str | None, precision: str
+) -> tuple[str, str | None, str]:
+    if backbone is None and provenance.get("kind") != "extract":
+        raise InputError("this store was imported, so its encoder is not known: say which one with --backbone NAME")
+    precision = precision if precision != "unknown" else "fp32"
+    if backbone is not None:
+        return backbone, weights, precision
+    noted = provenance.get("weights")
+    return str(provenance["backbone"]), weights or (str(noted) if noted else None), precision
+
+
+def _check_fits(encoder: object, store: object) -> None:
+    from featcache.backbones import Backbone
+    from featcache.store import Store
+
+    assert isinstance(encoder, Backbone)
+    assert isinstance(store, Store)
+    identity = encoder.identity
+    imported = store.provenance.get("kind") != "extract"
+    if identity.dim != store.dim or (not imported and identity.tower != store.spec.tower):
+        raise ConfigError(
+            f"{encoder.name} (width {identity.dim}, checkpoint {identity.tower.checkpoint[:12]}) is not what made "
+            f"{store.name} (width {store.dim}, checkpoint {store.spec.tower.checkpoint[:12]}); its text would point "
+            "elsewhere"
+        )

@@ -1,0 +1,154 @@
+"""Many data sets at once: lists on the command line, plan files that go on where they were left, means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from featcache.commands import plan_file
+from featcache.errors import InputError
+from featcache.store.places import list_stores
+from tests.commandline import Run
+from tests.conftest import put_picture
+
+QUICK = ("--views", "0", "--shots", "1,2", "--seeds", "1,2")
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two small data sets."""
+    roots = tmp_path / "first", tmp_path / "second"
+    for root in roots:
+        for name in ("ant", "bee"):
+            for number in range(12):
+                put_picture(root / name / f"{number:02d}.bmp", seed=f"{root.name}{name}{number}")
+    return roots
+
+
+def words(*roots: Path) -> str:
+    return ",".join(f"folder:{root}" for root in roots)
+
+
+def test_lists_of_data_sets_end_in_their_means(run: Run, two: tuple[Path, Path]) -> None:
+    said = run("extract", "--dataset", words(*two), "--backbone", "tiny", *QUICK)
+    assert said.code == 0, said.err
+    assert {path.stem for path in list_stores()} == {"folder-first-tiny-coop", "folder-second-tiny-coop"}
+    assert "next: featcache fit --alpha-grid 0:1:0.1 --all" in said.out
+    said = run("fit", "--all", "--adapter", "zero_shot,clip_adapter", "--shots", "1,2", "--epochs", "1")
+    assert said.code == 0, said.err
+    means = said.out[said.out.index("zero_shot, tiny, prompts default: test %") :]
+    assert "clip_adapter, tiny, prompts default: test %, chosen on fewshot-val" in means
+    lines = [line.split() for line in means.splitlines() if "folder:first" in line or "folder:second" in line]
+    assert len(lines) == 4
+    mean = next(line for line in means.splitlines() if "mean over 2" in line)
+    numbers = [float(word) for word in mean.replace("│", " ").split() if "." in word]
+    firsts = [float(line[3]) for line in lines[:2]]
+    assert numbers[0] == pytest.approx(sum(firsts) / 2, abs=0.011)
+    assert len(numbers) == 3  # zero-shot, 1 shot, 2 shots
+
+
+def test_every_data_set_is_read_before_the_first_is_encoded(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    said = run("extract", "--dataset", words(two[0], tmp_path / "absent"), "--backbone", "tiny", *QUICK)
+    assert said.code == 2
+    assert "absent" in said.err
+    assert list_stores() == []
+
+
+def test_one_that_fails_is_named_and_the_others_go_on(run: Run, two: tuple[Path, Path]) -> None:
+    (two[0] / "ant" / "00.bmp").write_bytes(b"no picture")
+    said = run("extract", "--dataset", words(*two), "--backbone", "tiny", *QUICK, "--all-train")
+    assert said.code == 2
+    assert "folder-first-tiny-coop: image ant/00.bmp" in " ".join(said.err.split())
+    assert "1 of 2 failed" in said.err
+    assert [path.stem for path in list_stores()] == ["folder-second-tiny-coop"]
+
+
+def test_a_name_for_several_stores_is_refused(run: Run, two: tuple[Path, Path]) -> None:
+    assert "names one store" in run("extract", "--dataset", words(*two), "--backbone", "tiny", "--name", "x").err
+
+
+def put_plan(file: Path, text: str) -> Path:
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def plan_text(two: tuple[Path, Path]) -> str:
+    return f"""
+[extract]
+datasets = ["folder:{two[0]}", "folder:{two[1]}"]
+backbones = ["tiny"]
+shots = [1, 2]
+seeds = [1]
+views = 0
+prompts = ["paper-7"]
+
+[[fit]]
+adapters = ["clip_adapter"]
+alpha_grid = "0,0.5"
+shots = [1, 2]
+epochs = 1
+prompts = ["default", "paper-7"]
+
+[[fit]]
+adapters = ["zero_shot"]
+shots = [1]
+"""
+
+
+def test_a_plan_is_carried_out_once(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    file = put_plan(tmp_path / "plan.toml", plan_text(two))
+    said = run("run", file, "--plan")
+    assert said.code == 0, said.err
+    assert said.out.count("to do, after its extraction") == 10
+    said = run("run", file)
+    assert said.code == 0, said.err
+    assert "0 of 10 searches are done already" in said.err
+    assert "mean over 2" in said.out
+    again = run("run", file)
+    assert "10 of 10 searches are done already" in again.err
+    assert said.out[said.out.index("clip_adapter, tiny, prompts default: test %") :] == again.out
+    left = run("run", file, "--plan").out
+    assert left.count("done: result") == 10
+    assert left.count("│ done ") == 2
+
+
+def test_a_plan_goes_on_where_it_was_left(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    file = put_plan(tmp_path / "plan.toml", plan_text(two))
+    assert run("run", file).code == 0
+    file.write_text(
+        plan_text(two).replace('adapters = ["zero_shot"]\nshots = [1]', 'adapters = ["zero_shot"]\nshots = [1, 2]')
+    )
+    said = run("run", file)
+    assert "10 of 12 searches are done already" in said.err
+    # What is trained otherwise is another search; rows added to a store change no number of the old ones.
+    file.write_text(plan_text(two).replace("epochs = 1", "epochs = 2").replace("seeds = [1]", "seeds = [1, 2]"))
+    said = run("run", file, "--plan")
+    assert said.out.count("done: result") == 2
+    assert said.out.count("to do") == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[extract", "cannot be read as TOML"),
+        ("", "there must be a table [extract]"),
+        ("[extract]\n", "must list datasets and backbones"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nshotz = 1\n', "unknown key 'shotz'"),
+        ('[extract]\ndatasets = "a"\nbackbones = ["tiny"]\n', "datasets must be a list of one str or more"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nshots = [1.5]\n', "shots must be a list of one int"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nviews = true\n', "views must be int"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[[fit]]\nadapters = ["none"]\n', "unknown adapter 'none'"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[fit]\nshots = [1]\n', "fit must be list"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[[fit]]\ngrid = 1\n', "unknown key 'grid'"),
+    ],
+)
+def test_faulty_plans_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        plan_file.read(put_plan(tmp_path / "plan.toml", text), data=None, device="cpu")
+    assert says in str(caught.value)
+
+
+def test_an_absent_plan(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no plan file"):
+        plan_file.read(tmp_path / "plan.toml", data=None, device="cpu")
