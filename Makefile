@@ -1,5 +1,6 @@
 # make demo   the whole story on a bundled data set: extract, fit, table, plot
-# make test   the test suite
+# make test   the test suite, a process a core; tests of extras that are not installed skip
+# make test-all  the same with the extras installed
 # make check  ruff, mypy --strict, then the test suite
 # Each creates .venv and installs what it needs; PYTHON names another interpreter (3.11 or newer).
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint check clean
+.PHONY: demo test test-all lint check clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -19,7 +20,11 @@ demo: $(VENV)/.installed
 	@echo "Next, your own images, one folder a class:  $(BIN)/featcache extract --dataset folder:PATH --backbone RN50"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# With the extras, so that none of their tests skips.
+test-all: $(VENV)/.installed-all
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -38,6 +43,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,data]'
 	@touch $@
 
 clean:

@@ -128,7 +128,7 @@ class _Encoder:
 
 def _decode(plan: Plan, machine: Machine) -> Iterator[_Decoded]:
     """Every item's decoded views, in the plan's order, whatever the number of workers."""
-    images = _Images(plan.manifest, plan.transform, plan.request.view_seed, list(_items(plan.missing)))
+    images = _Images(plan.manifest, plan.transform, plan.request.view_seed, _Items(plan.missing))
     if machine.workers == 0 or len(images) < 64:
         yield from (images[index] for index in range(len(images)))
         return
@@ -159,26 +159,55 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _items(missing: dict[str, Missing]) -> Iterator[_Item]:
-    """Whole images in manifest order, cut into shards of about SHARD_VIEWS embeddings within a split."""
-    shard = 0
-    for split, (row, number) in missing.items():
-        if not len(row):
-            continue
-        starts = np.flatnonzero(np.diff(row, prepend=-1))
-        in_shard = 0
-        for start, stop in zip(starts, [*starts[1:], len(row)], strict=True):
-            if in_shard >= SHARD_VIEWS:
-                shard, in_shard = shard + 1, 0
-            in_shard += stop - start
-            yield _Item(split=split, row=int(row[start]), views=tuple(number[start:stop].tolist()), shard=shard)
-        shard += 1
+class _Items:
+    """Whole images in manifest order, cut into shards of about SHARD_VIEWS embeddings within a split.
+
+    Kept as arrays, and made when asked for: a data set may have a million of them.
+    """
+
+    def __init__(self, missing: dict[str, Missing]) -> None:
+        self._missing = {split: part for split, part in missing.items() if len(part.row)}
+        # (K + 1,) where each image begins among the split's missing pairs, and where the last one ends
+        self._begin = {
+            split: np.append(np.flatnonzero(np.diff(part.row, prepend=-1)), len(part.row))
+            for split, part in self._missing.items()
+        }
+        self._shard = {}
+        first = 0
+        for split, begin in self._begin.items():
+            self._shard[split] = first + _shards(np.diff(begin))
+            first = int(self._shard[split][-1]) + 1
+
+    def __len__(self) -> int:
+        return sum(map(len, self._shard.values()))
+
+    def __getitem__(self, index: int) -> _Item:
+        for split, shard in self._shard.items():
+            if index < len(shard):
+                start, stop = self._begin[split][index], self._begin[split][index + 1]
+                row, number = self._missing[split].row, self._missing[split].view
+                views = tuple(number[start:stop].tolist())
+                return _Item(split=split, row=int(row[start]), views=views, shard=int(shard[index]))
+            index -= len(shard)
+        raise IndexError(index)
+
+
+def _shards(num_views: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(K,) the shard of each image, from 0: a shard is full once it has SHARD_VIEWS embeddings or more."""
+    shards = np.empty(len(num_views), dtype=np.int64)
+    shard = held = 0
+    for index, views in enumerate(num_views.tolist()):
+        if held >= SHARD_VIEWS:
+            shard, held = shard + 1, 0
+        held += views
+        shards[index] = shard
+    return shards
 
 
 class _Images(Dataset[_Decoded]):
     """Images by index, for loader processes."""
 
-    def __init__(self, manifest: Manifest, transform: Transform, view_seed: int, items: list[_Item]) -> None:
+    def __init__(self, manifest: Manifest, transform: Transform, view_seed: int, items: _Items) -> None:
         self.reader: Reader = manifest.reader
         self.paths = {split: content.path for split, content in manifest.splits.items()}
         self.transform = transform
