@@ -13,6 +13,7 @@ blend (possible at alpha = 1) stays zero instead of becoming NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +31,11 @@ class ClipAdapter:
 
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     transfers: ClassVar[bool] = True
+    views: ClassVar[str] = "turn"
+    post_hoc: ClassVar[tuple[str, ...]] = ()
+    grid: ClassVar[Mapping[str, str]] = {"alpha": "0:1:0.1"}
+    preset: ClassVar[str] = "coop"
+    constant: ClassVar[tuple[str, ...]] = ()
 
     alpha: float = 0.2
     """Residual ratio, 0 to 1: the weight of the adapter's output; 0 is zero-shot CLIP. Default: the authors' code."""

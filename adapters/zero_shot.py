@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,9 @@ class ZeroShot:
 
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     transfers: ClassVar[bool] = True
+    views: ClassVar[str] = "mean"
+    post_hoc: ClassVar[tuple[str, ...]] = ()
+    grid: ClassVar[Mapping[str, str]] = {}
 
     def solve(self, task: Task, hyper: Hyper) -> Params:  # noqa: ARG002
         """Nothing to fit."""

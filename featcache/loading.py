@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from featcache.errors import ConfigError, DataError, InputError, MissingRowsError, UnknownNameError
 from featcache.fewshot import Draw, base_size, draw
+from featcache.ops import normalise
 from featcache.prompts import classifier, mean_classifier
 from featcache.store import Store
 from featcache.task import Frozen, Task
@@ -26,6 +27,8 @@ class Rows:
     """(N,) class indices."""
 
 
+VIEWS = ("turn", "all", "mean")
+"""Ways of taking a draw's augmented views."""
 CLASSES = ("all", "base", "new")
 """All classes, or one of the halves that CoOp trains and tests on apart."""
 
@@ -72,6 +75,23 @@ def load_task(store: Store, chosen: Draw, frozen: Frozen, first_class: int = 0) 
         image=torch.from_numpy(image.astype(np.float32)).to(device),
         label=torch.from_numpy(labels - first_class).to(device),
     )
+
+
+def present(task: Task, views: str) -> Task:
+    """The task with its views as a method takes them. Raises UnknownNameError.
+
+    `turn` keeps them apart; `all` makes each an image of its own, (S V, 1, D); `mean` takes the mean of their unit
+    embeddings, normalised, (S, 1, D), as Tip-Adapter makes its keys (arXiv 2111.03930).
+    """
+    match views:
+        case "turn":
+            return task
+        case "all":
+            label = task.label.repeat_interleave(task.image.shape[1])
+            return replace(task, image=task.image.flatten(0, 1)[:, None], label=label)
+        case "mean":
+            return replace(task, image=normalise(normalise(task.image).mean(dim=1, keepdim=True)))
+    raise UnknownNameError("way of taking views", views, VIEWS)
 
 
 def load_rows(

@@ -5,9 +5,10 @@ Test rows are read only after the choice is made and recorded, so nothing chosen
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -18,15 +19,33 @@ import torch
 from featcache import registry
 from featcache.errors import ConfigError
 from featcache.fewshot import Draw, within
-from featcache.loading import Rows, check_test, class_range, draws_of, load_frozen, load_rows, load_task, missing_paths
-from featcache.ops import cosine_logits
+from featcache.loading import (
+    Rows,
+    check_test,
+    class_range,
+    draws_of,
+    load_frozen,
+    load_rows,
+    load_task,
+    missing_paths,
+    present,
+)
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
-from featcache.selection import Score, check_protocol, choose, default_protocol, redraw, score, selection_rows
+from featcache.selection import (
+    Score,
+    check_protocol,
+    choose,
+    default_protocol,
+    redraw,
+    score_each,
+    score_zero_shot,
+    selection_rows,
+)
 from featcache.shift import Shifted, Target, evaluate
 from featcache.store import Store
-from featcache.task import Frozen, Hyper, Method, Params, Solved, Task, Trained, field_values
-from featcache.training import Run, num_run_epochs, predict, stack_hyper, train
+from featcache.task import Frozen, Method, Params, Solved, SolvedTogether, Task, Trained, field_values, swept_fields
+from featcache.training import Run, num_run_epochs, single_hyper, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +54,10 @@ class Settings:
 
     adapter: str
     """The method's name."""
-    grid: dict[str, tuple[float, ...]]
-    """Values to try of each swept field; fields multiply."""
+    grid: dict[str, tuple[Any, ...]]
+    """Values to try of each field; fields multiply."""
+    views: str | None = None
+    """How a draw's augmented views are taken: `turn`, `all` or `mean`; the method's own way when None."""
     shots: int | None = None
     """Images a class; the largest extracted when None."""
     shot_seeds: tuple[int, ...] | None = None
@@ -134,22 +155,16 @@ def search(
     clock = _Clock()
     ready = _prepare(store, settings, recipe_for)
     clock.lap("load")
-    fitted = _fit(ready, progress)
+    fits = _fit(ready, progress)
     clock.lap("train")
-    runs = [run for index in range(len(ready.draws)) for run in _choose(ready, index, fitted[index])]
+    runs = _choose(ready, fits)
     clock.lap("select")
     outcome = _outcome(store, settings, ready, runs, clock)
     record(outcome)
-    params = [params for per_draw in fitted for params in per_draw]
-    outcome = _tested(outcome, store, ready, params)
-    chosen = [
-        (method, fit)
-        for run, method, fit in zip(outcome.runs, ready.configs * len(ready.draws), params, strict=True)
-        if run.chosen
-    ]
-    outcome = replace(
-        outcome, also=tuple(evaluate(place, chosen, ready.frozen, text_set=settings.text_set) for place in also)
-    )
+    outcome = _tested(outcome, store, ready, fits)
+    chosen = _chosen(outcome, ready, fits)
+    elsewhere = tuple(evaluate(place, chosen, ready.frozen, text_set=settings.text_set) for place in also)
+    outcome = replace(outcome, also=elsewhere)
     clock.lap("test")
     outcome = replace(outcome, seconds=clock.laps)
     record(outcome)
@@ -196,54 +211,119 @@ def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recip
         protocol=protocol,
         recipe=recipe_for(draws[0].shots),
         frozen=frozen,
-        tasks=[load_task(store, drawn, frozen, classes.start) for drawn in draws],
+        tasks=[
+            present(load_task(store, drawn, frozen, classes.start), settings.views or configs[0].views)
+            for drawn in draws
+        ],
         selection=[selection_rows(protocol, store, drawn, device, classes) for drawn in draws],
     )
 
 
-def _fit(ready: _Ready, progress: Progress) -> list[list[Params]]:
-    """Parameters by draw and configuration."""
-    configs = ready.configs
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """What one fit gave: configurations that differ in post-hoc fields alone share it."""
+
+    draw: int
+    configs: list[int]
+    """Indices of the configurations."""
+    params: Params
+
+
+def _fit(ready: _Ready, progress: Progress) -> list[_Fitted]:
+    """Every fit, draw by draw: one for the configurations that differ in post-hoc fields alone."""
+    groups = _share_fits(ready.configs)
+    configs = [ready.configs[members[0]] for members in groups]
+    places = [(draw, group) for draw in range(len(ready.draws)) for group in range(len(groups))]
     if isinstance(configs[0], Solved):
-        hypers = [_single_hyper(method, ready.frozen) for method in configs]
-        return [
-            [m.solve(task, h) for m, h in zip(configs, hypers, strict=True) if isinstance(m, Solved)]
-            for task in ready.tasks
+        params = _solve([(ready.tasks[draw], configs[group]) for draw, group in places])
+    else:
+        runs = [
+            Run(method=configs[group], lr=ready.recipe.lr, draw=draw, init_seed=ready.draws[draw].shot_seed)
+            for draw, group in places
         ]
-    runs = [
-        Run(method=method, lr=ready.recipe.lr, draw=index, init_seed=chosen.shot_seed)
-        for index, chosen in enumerate(ready.draws)
-        for method in configs
-    ]
-    total = num_run_epochs(runs, ready.recipe)
-    fitted = train(runs, ready.tasks, ready.recipe, progress=lambda done: progress(done, total))
-    return [fitted[start : start + len(configs)] for start in range(0, len(fitted), len(configs))]
-
-
-def _choose(ready: _Ready, index: int, fitted: Sequence[Params]) -> list[RunRecord]:
-    """One draw's runs, scored on the protocol's rows, the best of them marked."""
-    rows, draw = ready.selection[index], ready.draws[index]
-    scores: list[Score | None] = [None] * len(fitted)
-    best = 0  # under `fixed` there is one run and nothing to score it on
-    if rows is not None:
-        made = [
-            score(predict(method, params, rows.image, ready.frozen), rows.label)
-            for method, params in zip(ready.configs, fitted, strict=True)
-        ]
-        best = choose(made, [float(getattr(method, "alpha", 0.0)) for method in ready.configs])
-        scores = list(made)
+        total = num_run_epochs(runs, ready.recipe)
+        params = _train(runs, ready.tasks, ready.recipe, lambda done: progress(done, total))
     return [
-        RunRecord(
-            config=field_values(method),
-            shots=draw.shots,
-            shot_seed=draw.shot_seed,
-            init_seed=draw.shot_seed,
-            draw=draw.digest,
-            selection=selection,
-            chosen=number == best,
-        )
-        for number, (method, selection) in enumerate(zip(ready.configs, scores, strict=True))
+        _Fitted(draw=draw, configs=groups[group], params=fit) for (draw, group), fit in zip(places, params, strict=True)
     ]
+
+
+def _share_fits(configs: Sequence[Method]) -> list[list[int]]:
+    """Indices of configurations by what their fits share: all but post-hoc fields."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, method in enumerate(configs):
+        own = tuple((name, value) for name, value in field_values(method).items() if name not in method.post_hoc)
+        groups.setdefault(own, []).append(index)
+    return list(groups.values())
+
+
+def _solve(runs: Sequence[tuple[Task, Method]]) -> list[Params]:
+    """The solved parameters of each run, together where the method can."""
+    kinds = _by_kind([method for _, method in runs])
+    solved: dict[int, Params] = {}
+    for members in kinds:
+        method = runs[members[0]][1]
+        assert isinstance(method, Solved)
+        pairs = [(runs[index][0], single_hyper(runs[index][1], runs[index][0].image.device)) for index in members]
+        together = isinstance(method, SolvedTogether)
+        made = method.solve_runs(pairs) if together else [method.solve(*pair) for pair in pairs]  # type: ignore[attr-defined]
+        solved.update(zip(members, made, strict=True))
+    return [solved[index] for index in range(len(runs))]
+
+
+def _train(runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, progress: Callable[[int], None]) -> list[Params]:
+    """The trained parameters of each run: a stack holds runs that share all but float fields."""
+    trained: dict[int, Params] = {}
+    for members in _by_kind([run.method for run in runs]):
+        fitted = train([runs[index] for index in members], tasks, recipe, progress=progress)
+        trained.update(zip(members, fitted, strict=True))
+    return [trained[index] for index in range(len(runs))]
+
+
+def _by_kind(methods: Sequence[Method]) -> list[list[int]]:
+    """Indices of methods by the fields that are not float: those change shapes or code."""
+    floats = swept_fields(methods[0])
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for index, method in enumerate(methods):
+        own = tuple((name, value) for name, value in field_values(method).items() if name not in floats)
+        kinds.setdefault(own, []).append(index)
+    return list(kinds.values())
+
+
+def _choose(ready: _Ready, fits: Sequence[_Fitted]) -> list[RunRecord]:
+    """Each draw's runs, scored on the protocol's rows, the best of them marked."""
+    records = []
+    for index, draw in enumerate(ready.draws):
+        scores = _scores(ready, fits, index, ready.selection[index])
+        best = 0  # under `fixed` there is one run and nothing to score it on
+        if ready.selection[index] is not None:
+            made = [score for score in scores if score is not None]
+            best = choose(made, [float(getattr(method, "alpha", 0.0)) for method in ready.configs])
+        records += [
+            RunRecord(
+                config=field_values(method),
+                shots=draw.shots,
+                shot_seed=draw.shot_seed,
+                init_seed=draw.shot_seed,
+                draw=draw.digest,
+                selection=selection,
+                chosen=number == best,
+            )
+            for number, (method, selection) in enumerate(zip(ready.configs, scores, strict=True))
+        ]
+    return records
+
+
+def _scores(ready: _Ready, fits: Sequence[_Fitted], draw: int, rows: Rows | None) -> list[Score | None]:
+    """The score of each configuration's run on one draw; None where there are no rows."""
+    scores: list[Score | None] = [None] * len(ready.configs)
+    for fit in fits if rows is not None else ():
+        if fit.draw == draw:
+            assert rows is not None
+            methods = [ready.configs[index] for index in fit.configs]
+            for index, made in zip(fit.configs, score_each(methods, fit.params, rows, ready.frozen), strict=True):
+                scores[index] = made
+    return scores
 
 
 def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[RunRecord], clock: _Clock) -> Outcome:
@@ -269,35 +349,34 @@ def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[Run
     )
 
 
-def _tested(outcome: Outcome, store: Store, ready: _Ready, fitted: Sequence[Params]) -> Outcome:
+def _tested(outcome: Outcome, store: Store, ready: _Ready, fits: Sequence[_Fitted]) -> Outcome:
     frozen = ready.frozen
     rows = load_rows(store, "test", frozen.text.device, classes=ready.classes)
-    methods = ready.configs * len(ready.draws)
-    tested = [
-        replace(run, test=score(predict(method, params, rows.image, frozen), rows.label))
-        for run, method, params in zip(outcome.runs, methods, fitted, strict=True)
+    scores = [score for draw in range(len(ready.draws)) for score in _scores(ready, fits, draw, rows)]
+    tested = [replace(run, test=score) for run, score in zip(outcome.runs, scores, strict=True)]
+    return replace(outcome, runs=tuple(tested), zero_shot=score_zero_shot(rows, frozen))
+
+
+def _chosen(outcome: Outcome, ready: _Ready, fits: Sequence[_Fitted]) -> list[tuple[Method, Params]]:
+    """The chosen run of each draw, ready to predict."""
+    params = {(fit.draw, index): fit.params for fit in fits for index in fit.configs}
+    num_configs = len(ready.configs)
+    return [
+        (ready.configs[number % num_configs], params[divmod(number, num_configs)])
+        for number, run in enumerate(outcome.runs)
+        if run.chosen
     ]
-    zero_shot = outcome.zero_shot
-    if frozen.text.shape[1]:
-        zero_shot = score(cosine_logits(rows.image, frozen.text, frozen.logit_scale), rows.label)
-    return replace(outcome, runs=tuple(tested), zero_shot=zero_shot)
 
 
-def _single_hyper(method: Method, frozen: Frozen) -> Hyper:
-    return {name: value[0] for name, value in stack_hyper([method], frozen.text.device).items()}
-
-
-def expand(adapter: str, grid: dict[str, tuple[float, ...]]) -> list[Method]:
+def expand(adapter: str, grid: Mapping[str, Sequence[Any]]) -> list[Method]:
     """The methods of a grid, every field's values times every other's; raises for what the method does not know."""
     kind = registry.load(adapter)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in grid:
         if name not in known:
             raise ConfigError(f"{adapter} has no field {name!r}; it has: {', '.join(known) or 'none'}")
-    configs: list[dict[str, float]] = [{}]
-    for name, values in grid.items():
-        configs = [{**config, name: value} for config in configs for value in values]
-    return [kind(**config) for config in configs]
+    combinations = itertools.product(*grid.values())
+    return [kind(**dict(zip(grid, values, strict=True))) for values in combinations]
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.fewshot import Draw, draw
 from featcache.loading import Rows, load_rows
+from featcache.ops import cosine_logits
 from featcache.store import Store
+from featcache.task import Frozen, Method, Params
+from featcache.training import predict_each
 
 PROTOCOLS = {
     "fewshot-val": "min(shots, 4) val images a class, drawn as CoOp draws them",
@@ -21,6 +24,10 @@ PROTOCOLS = {
     "fixed": "nothing is chosen: the grid has one value",
     "test-oracle": "the test set itself: an upper bound, to reproduce papers that chose so",
 }
+
+
+BLOCK = 8192
+"""Rows that logits are made for at once: bounds memory whatever the test set's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +43,37 @@ class Score:
 
 def score(logits: Tensor, label: Tensor) -> Score:
     """The score of logits (N, C) against labels (N,)."""
-    return Score(
-        accuracy=(logits.argmax(dim=1) == label).sum().item() / len(label),
-        loss=float(F.cross_entropy(logits, label)),
-        num_rows=len(label),
-    )
+    return _score_blocks([(label, [logits])])[0]
+
+
+def score_each(methods: Sequence[Method], params: Params, rows: Rows, frozen: Frozen) -> list[Score]:
+    """The scores of some methods that share fitted parameters and differ in post-hoc fields, block by block of rows."""
+    return _score_blocks((label, predict_each(methods, params, image, frozen)) for image, label in _blocks(rows))
+
+
+def score_zero_shot(rows: Rows, frozen: Frozen) -> Score:
+    """The score of zero-shot CLIP; NaN where there is no text."""
+    if not frozen.text.shape[1]:
+        return Score(accuracy=float("nan"), loss=float("nan"), num_rows=0)
+    text, scale = frozen.text, frozen.logit_scale
+    return _score_blocks((label, [cosine_logits(image, text, scale)]) for image, label in _blocks(rows))[0]
+
+
+def _score_blocks(blocks: Iterable[tuple[Tensor, Iterable[Tensor]]]) -> list[Score]:
+    """Scores from blocks of labels (n,) and the logits (n, C) of each method, always in the same order."""
+    right: dict[int, float] = {}
+    loss: dict[int, float] = {}
+    num_rows = 0
+    for label, each in blocks:
+        num_rows += len(label)
+        for index, logits in enumerate(each):
+            right[index] = right.get(index, 0) + (logits.argmax(dim=1) == label).sum().item()
+            loss[index] = loss.get(index, 0) + F.cross_entropy(logits, label, reduction="sum").item()
+    return [Score(accuracy=right[k] / num_rows, loss=loss[k] / num_rows, num_rows=num_rows) for k in right]
+
+
+def _blocks(rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(torch.split(rows.image, BLOCK), torch.split(rows.label, BLOCK), strict=True)
 
 
 def default_protocol(store: Store) -> str:

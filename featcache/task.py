@@ -6,7 +6,7 @@ fields can be swept within a stack, all others split stacks. It is written for O
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, get_type_hints, runtime_checkable
 
@@ -44,6 +44,12 @@ class Task(Frozen):
     """(S,) class indices."""
 
     @property
+    def rows(self) -> Tensor:
+        """(S, D) raw embeddings, for a method that takes views as `all` or `mean`: there is one view then."""
+        assert self.image.shape[1] == 1, "views are still apart: the method's `views` is `turn`"
+        return self.image[:, 0]
+
+    @property
     def dim(self) -> int:
         """D."""
         return self.image.shape[2]
@@ -57,6 +63,13 @@ class Method(Protocol):
     """What it cannot do without: any of `text`, `tower`."""
     transfers: ClassVar[bool]
     """Whether what it learns belongs to no class, so that other classes can be classified by their text."""
+    views: ClassVar[str]
+    """How it takes a draw's augmented views, unless the user says: `turn`, one an epoch; `all`, each as an image of its
+    own; `mean`, the mean of their unit embeddings."""
+    post_hoc: ClassVar[tuple[str, ...]]
+    """Float fields that `logits` alone heeds: they are swept on the same parameters, fitted once."""
+    grid: ClassVar[Mapping[str, str]]
+    """What is searched unless the user says: field -> values as typed, `0:1:0.1` or `1,10`."""
 
     def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
         """(N, C) class scores of raw embeddings (N, D), for one run."""
@@ -67,6 +80,11 @@ class Method(Protocol):
 class Trained(Method, Protocol):
     """A method fitted by gradient steps."""
 
+    preset: ClassVar[str]
+    """The training recipe it takes, unless the user says."""
+    constant: ClassVar[tuple[str, ...]]
+    """Parameters that `init` gives and no step changes."""
+
     @property
     def inert(self) -> bool:
         """Whether this configuration's logits do not depend on its parameters, so that it need not be trained."""
@@ -74,6 +92,15 @@ class Trained(Method, Protocol):
 
     def init(self, task: Task, generator: torch.Generator) -> Params:
         """Starting weights of one run; all randomness from `generator` (CPU)."""
+        ...
+
+
+@runtime_checkable
+class Penalised(Trained, Protocol):
+    """A trained method whose loss is not the plain mean cross-entropy of its logits."""
+
+    def loss(self, params: Params, image: Tensor, label: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
+        """() the loss of one run on a batch: images (b, D), labels (b,)."""
         ...
 
 
@@ -101,6 +128,24 @@ class Solved(Method, Protocol):
 
     def solve(self, task: Task, hyper: Hyper) -> Params:
         """The fitted parameters of one run."""
+        ...
+
+
+@runtime_checkable
+class SolvedTogether(Solved, Protocol):
+    """A solved method that is cheaper for many runs at once than one by one."""
+
+    def solve_runs(self, runs: Sequence[tuple[Task, Hyper]]) -> list[Params]:
+        """What `solve` gives for each of the runs, which share everything but float fields and draws."""
+        ...
+
+
+@runtime_checkable
+class Swept(Method, Protocol):
+    """A method that knows what its post-hoc values share."""
+
+    def sweep(self, params: Params, image: Tensor, frozen: Frozen, hypers: Sequence[Hyper]) -> Iterator[Tensor]:
+        """What `logits` gives for each of the hypers, in order; a yielded tensor may be written over by the next."""
         ...
 
 

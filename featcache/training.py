@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from featcache.optimisers import Gradient, make_optimiser
 from featcache.recipes import Recipe
-from featcache.task import Factored, Frozen, Hyper, Method, Params, Task, Trained, swept_fields
+from featcache.task import Factored, Frozen, Hyper, Method, Params, Penalised, Swept, Task, Trained, swept_fields
 
 MAX_STACKS = 4
 """Stacks side by side on a CPU: the interpreter keeps the books of one at a time, so more would wait for each other."""
@@ -99,10 +99,13 @@ def _train_stack(
     method = runs[0].method
     assert isinstance(method, Trained)
     params = _initial(runs, tasks)
+    learnt = {name: value for name, value in params.items() if name not in method.constant}
     hyper = stack_hyper([run.method for run in runs], tasks[0].image.device)
-    optimiser = make_optimiser(recipe, params)
+    optimiser = make_optimiser(recipe, learnt)
     groups = sorted({(run.draw, run.init_seed) for run in runs})
-    gradient = _by_hand if isinstance(method, Factored) else _by_autograd
+    gradient = (
+        _by_hand if isinstance(method, Factored) else _by_own_loss if isinstance(method, Penalised) else _by_autograd
+    )
     group = torch.tensor([groups.index((run.draw, run.init_seed)) for run in runs], device=tasks[0].image.device)
     for epoch in range(recipe.epochs):
         if stop.is_set():
@@ -126,7 +129,21 @@ def _by_autograd(
     logits = torch.vmap(lambda p, x, h: method.logits(p, x, frozen, h))(params, image, hyper)  # (R, b, C)
     # Summed over runs, averaged over the batch: each run's gradient is what it would be alone.
     loss = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="sum") / label.shape[1]
-    return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+    return _differentiate(loss, params)
+
+
+def _by_own_loss(
+    method: Method, params: Params, batch: tuple[Tensor, Tensor], frozen: Frozen, hyper: Hyper
+) -> dict[str, Gradient]:
+    """Each run's gradient of the method's own loss on the batch."""
+    loss = cast(Penalised, method).loss
+    losses = torch.vmap(lambda p, x, y, h: loss(p, x, y, frozen, h))(params, *batch, hyper)  # (R,)
+    return _differentiate(losses.sum(), params)
+
+
+def _differentiate(loss: Tensor, params: Params) -> dict[str, Gradient]:
+    learnt = {name: value for name, value in params.items() if value.requires_grad}
+    return dict(zip(learnt, torch.autograd.grad(loss, list(learnt.values())), strict=True))
 
 
 @torch.no_grad()
@@ -141,7 +158,12 @@ def _by_hand(
 def _initial(runs: Sequence[Run], tasks: Sequence[Task]) -> Params:
     """Stacked starting weights (R, ...); runs of one draw, seed and method start alike."""
     singles = [_start(run, tasks) for run in runs]
-    return {name: torch.stack([single[name] for single in singles]).requires_grad_() for name in singles[0]}
+    method = runs[0].method
+    assert isinstance(method, Trained)
+    return {
+        name: torch.stack([single[name] for single in singles]).requires_grad_(name not in method.constant)
+        for name in singles[0]
+    }
 
 
 def _start(run: Run, tasks: Sequence[Task]) -> Params:
@@ -189,6 +211,26 @@ def predict(method: Method, params: Params, image: Tensor, frozen: Frozen, *, bl
 
     One run at a time, so that its numbers do not hang on which others were fitted beside it.
     """
-    hyper = {name: value[0] for name, value in stack_hyper([method], image.device).items()}
     with torch.no_grad():
+        hyper = single_hyper(method, image.device)
         return torch.cat([method.logits(params, rows, frozen, hyper) for rows in torch.split(image, block)])
+
+
+def predict_each(methods: Sequence[Method], params: Params, image: Tensor, frozen: Frozen) -> Iterator[Tensor]:
+    """(N, C) logits for each of some methods that differ in post-hoc fields alone, in order.
+
+    A yielded tensor may be written over by the next.
+    """
+    with torch.no_grad():
+        hypers = [single_hyper(method, image.device) for method in methods]
+        if isinstance(methods[0], Swept) and len(methods) > 1:
+            yield from methods[0].sweep(params, image, frozen, hypers)
+        else:
+            yield from (
+                method.logits(params, image, frozen, hyper) for method, hyper in zip(methods, hypers, strict=True)
+            )
+
+
+def single_hyper(method: Method, device: torch.device) -> Hyper:
+    """The float fields of one method as 0-d tensors."""
+    return {name: value[0] for name, value in stack_hyper([method], device).items()}
