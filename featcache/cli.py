@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 
 from featcache import __version__
+from featcache.commands import MAX_INT
+from featcache.commands.adapters import Folder, use
+from featcache.commands.adapters import app as adapters_app
 from featcache.commands.backbones import app as backbones_app
 from featcache.commands.cache import app as cache_app
 from featcache.commands.datasets import app as datasets_app
@@ -25,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(backbones_app, name="backbones")
+app.add_typer(adapters_app, name="adapters")
 app.add_typer(cache_app, name="cache")
 app.add_typer(prompts_app, name="prompts")
 _debug = False
@@ -134,8 +138,8 @@ def extract_command(
             template=template,
             classnames=classnames,
         )
+        for one_backbone in _words(backbone, "--backbone")  # the outer loop: a model is built once for all data sets
         for one_dataset in _datasets(dataset)
-        for one_backbone in _words(backbone, "--backbone")
     ]
     machine = extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size)
     extracting.extract(sources, request, machine, only_plan=plan)
@@ -148,7 +152,11 @@ def fit_command(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every store that has training rows.")] = False,
     alpha_grid: Annotated[
-        str | None, typer.Option(help="start:stop:step, both ends tried, or a list. Default: 0:1:0.1.")
+        str | None, typer.Option(help="Short for --grid alpha=...: start:stop:step, both ends tried, or a list.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=VALUES to search, any number of times; lr too. `featcache adapters info` lists them."),
     ] = None,
     adapter: Annotated[str, typer.Option(help="The method's name; several by commas.")] = "clip_adapter",
     shots: Annotated[
@@ -170,6 +178,15 @@ def fit_command(
         str | None,
         typer.Option(help="Test the chosen runs on these stores or data sets too, by commas; new is the other half."),
     ] = None,
+    post_hoc_alpha: Annotated[
+        str | None, typer.Option(help="Blend each trained head at these alphas afterwards: not a training at each.")
+    ] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(help="A draw's augmented views: turn (one an epoch), all, mean. Default: as the method."),
+    ] = None,
+    adapters_dir: Folder = None,
+    choose: Annotated[str, typer.Option(help="One choice per-draw, or pooled: one for all draws.")] = "per-draw",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     plot: Annotated[Path | None, typer.Option(help="Draw the alpha curve into this PNG, SVG or PDF file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -177,11 +194,15 @@ def fit_command(
     """Fit an adapter at every alpha on every draw at once, choose alpha honestly, then test."""
     from featcache.commands import fitting
 
+    use(adapters_dir)
     if every and stores:
         raise ConfigError(f"--all means every store, but {', '.join(stores)} is named too; say one of the two")
     options = fitting.FitOptions(
         adapters=_words(adapter, "--adapter"),
-        alpha_grid=alpha_grid,
+        grid=(*([f"alpha={alpha_grid}"] if alpha_grid is not None else []), *(grid or [])),
+        post_hoc_alpha=post_hoc_alpha,
+        views=views,
+        choose=choose,
         shots=_ints(shots, "--shots") if shots else (None,),
         shot_seeds=_ints(seeds, "--seeds") if seeds else None,
         preset=preset,
@@ -207,12 +228,14 @@ def run_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: one a core.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Views a forward pass.")] = 64,
+    adapters_dir: Folder = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done and what is left, and stop.")] = False,
 ) -> None:
     """Carry out a whole plan of extractions and fits; done parts are not done again."""
     from featcache.commands import plan_file
     from featcache.commands.extracting import MachineOptions
 
+    use(adapters_dir)
     machine = MachineOptions(device=device, workers=workers, batch_size=batch_size)
     plan_file.run(file, data=data, machine=machine, only_plan=plan)
 
@@ -282,9 +305,6 @@ def _crop_scale(text: str) -> tuple[float, float]:
     return low, high
 
 
-_MAX_INT = 2**31 - 1  # what torch's generators and SQLite both hold, with room for the epochs' own streams
-
-
 def _ints(text: str, option: str) -> tuple[int, ...]:
     try:
         values = tuple(int(item) for item in text.split(","))
@@ -292,8 +312,8 @@ def _ints(text: str, option: str) -> tuple[int, ...]:
         raise ConfigError(f"{option} {text}: a comma-separated list of whole numbers, as in 1,2,4") from None
     if min(values) < (1 if option == "--shots" else 0):
         raise ConfigError(f"{option} {text}: {'shots are 1 or more' if option == '--shots' else 'seeds are 0 or more'}")
-    if max(values) > _MAX_INT:
-        raise ConfigError(f"{option} {text}: numbers go up to {_MAX_INT}")
+    if max(values) > MAX_INT:
+        raise ConfigError(f"{option} {text}: numbers go up to {MAX_INT}")
     return tuple(dict.fromkeys(values))
 
 

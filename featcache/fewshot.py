@@ -55,6 +55,7 @@ def draw(
     *,
     shots: int,
     shot_seed: int,
+    max_val_shots: int = MAX_VAL_SHOTS,
 ) -> Draw:
     """The draw that CoOp makes of the labels (N,) of train and val; None or no rows: the data set has no val.
 
@@ -71,7 +72,7 @@ def draw(
         drawn = set(train)
         val_split = "train"
         pool = {label: [row for row in rows if row not in drawn] for label, rows in rows_by_class.items()}
-    val = _sample(generator, pool, min(shots, MAX_VAL_SHOTS))
+    val = _sample(generator, pool, min(shots, max_val_shots))
     return Draw(
         shots=shots,
         shot_seed=shot_seed,

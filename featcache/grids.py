@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from featcache.errors import ConfigError
 
@@ -27,6 +28,31 @@ def parse(text: str) -> tuple[float, ...]:
     if len(set(values)) < len(values):
         raise ConfigError(f"the grid {text!r} names a value twice")
     return tuple(float(value) for value in values)
+
+
+def parse_as(kind: type, text: str, name: str) -> tuple[Any, ...]:
+    """The values of a field of type float, int, bool or str, as typed; raises ConfigError that names the field.
+
+    >>> parse_as(int, "2,4", "reduction")
+    (2, 4)
+    >>> parse_as(str, "visual,text", "where")
+    ('visual', 'text')
+    """
+    if kind is float:
+        return parse(text)
+    words = [word.strip() for word in text.split(",")]
+    if kind is int:
+        values = parse(text)
+        if any(value != int(value) for value in values):
+            raise ConfigError(f"{name} takes whole numbers; got {text!r}")
+        return tuple(int(value) for value in values)
+    if kind is bool:
+        if not all(word in ("true", "false") for word in words):
+            raise ConfigError(f"{name} is true or false; got {text!r}")
+        return tuple(word == "true" for word in words)
+    if kind is not str or not all(words):
+        raise ConfigError(f"{name} cannot be searched from {text!r}; write values by commas")
+    return tuple(words)
 
 
 def _span(text: str) -> list[Decimal]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,3 +42,34 @@ def relu_gradient(gradient: Tensor, output: Tensor) -> Tensor:
     """The gradient before a ReLU, from the one after it and the ReLU's output."""
     before: Tensor = torch.ops.aten.threshold_backward(gradient, output, 0.0)
     return before
+
+
+def class_sums(rows: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The sum of each class's rows (C, D) and how many they are (C, 1), from rows (S, D) and labels (S,)."""
+    sums = rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, label, rows)
+    counts = torch.bincount(label, minlength=num_classes).to(rows)[:, None]
+    return sums, counts
+
+
+def zero_shot_part(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:
+    """`cosine_logits`, or zeros (N, C) where the store has no text: (C, 0)."""
+    if not text.shape[1]:
+        return image.new_zeros(len(image), len(text))
+    return cosine_logits(image, text, logit_scale)
+
+
+def blend_each(
+    prior: Tensor, cache: Callable[[Mapping[str, Tensor]], Tensor], hypers: Sequence[Mapping[str, Tensor]]
+) -> Iterator[Tensor]:
+    """prior + alpha cache(hyper), both (N, C), for each of the hypers in order; each is written over by the next.
+
+    `cache` heeds all fields but alpha: it is made once for neighbours that differ in alpha alone, so alpha should be
+    a grid's last field.
+    """
+    made, shared = None, None
+    blend = torch.empty_like(prior)
+    for hyper in hypers:
+        others = {name: value.item() for name, value in hyper.items() if name != "alpha"}
+        if made is None or others != shared:
+            made, shared = cache(hyper), others
+        yield torch.add(prior, made, alpha=hyper["alpha"].item(), out=blend)

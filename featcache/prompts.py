@@ -180,8 +180,8 @@ def _templates(file: Path) -> tuple[str, ...]:
 
 def _from_descriptions(name: str, file: Path, classes: Sequence[str], class_ids: Sequence[str]) -> PromptSet:
     try:
-        content = json.loads(_read(file))
-    except ValueError as error:
+        content = json.loads(_read(file), object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the prompt file {file} is not JSON: {error}") from error
     found = _by_class(content, file, classes, class_ids)
     lacking = [classes[label] for label in range(len(classes)) if label not in found]
@@ -201,7 +201,7 @@ def _by_class(
     content: Any, file: Path, classes: Sequence[str], class_ids: Sequence[str]
 ) -> Mapping[int, Sequence[str]]:
     """The sentences of each class index."""
-    if not isinstance(content, dict):
+    if not isinstance(content, _Pairs):
         raise DataError(f"the prompt file {file} must hold an object of class -> list of sentences")
     # Peers' files write names as their data sets do: case and underscores differ.
     # A name that several classes bear (ImageNet's "sunglasses") describes them all.
@@ -211,9 +211,11 @@ def _by_class(
             index.setdefault(_plain(name), set()).add(label)
     found: dict[int, Sequence[str]] = {}
     unknown = []
-    for name, sentences in content.items():
-        if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) and s for s in sentences):
-            raise DataError(f"the prompt file {file}: {name!r} must have a list of one sentence or more")
+    for name, sentences in content:
+        if not isinstance(sentences, list) or not sentences or not all(_is_sentence(item) for item in sentences):
+            raise DataError(
+                f"the prompt file {file}: {name!r} must have a list of one sentence or more, none empty, in Unicode"
+            )
         labels = index.get(_plain(name), set())
         if not labels:
             unknown.append(name)
@@ -226,6 +228,15 @@ def _by_class(
             f"it has {_first(classes)}"
         )
     return found
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with its keys as often as they stand there: a dict would keep the last of two."""
+
+
+def _is_sentence(value: object) -> bool:
+    # JSON can spell half a character, which is no Unicode text and fits no file.
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _read(file: Path) -> str:

@@ -13,10 +13,12 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 
-from featcache.errors import ConfigError, UnknownNameError
+from featcache.errors import ConfigError, DataError, UnknownNameError
 from featcache.task import Method
 
 _PACKAGE = Path(__file__).parent
+_STATED = ("needs", "transfers", "views", "post_hoc", "grid")
+_STATED_TRAINED = ("preset", "constant", "inert")
 
 
 def adapters_folder() -> Path:
@@ -25,9 +27,24 @@ def adapters_folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "adapters"
 
 
+_user_folders: list[Path] = []
+"""Folders of the user's own method files, looked into first."""
+
+
+def add_folder(folder: Path) -> None:
+    """Look for methods in a folder of the user's too. Its files are code and run when they are loaded; DataError."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder} to load methods from")
+    if folder.absolute() not in _user_folders:
+        _user_folders.insert(0, folder.absolute())
+
+
 def known() -> dict[str, Path]:
-    """Every method's name and file."""
-    return {path.stem: path for path in sorted(adapters_folder().glob("*.py")) if not path.stem.startswith("_")}
+    """Every method's name and file; a user's file wins over ours of the same name."""
+    folders = [adapters_folder(), *reversed(_user_folders)]
+    return {
+        path.stem: path for folder in folders for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")
+    }
 
 
 def load(name: str) -> type[Method]:
@@ -41,6 +58,13 @@ def load(name: str) -> type[Method]:
         raise ConfigError(
             f"{files[name].name} holds {len(found)} methods; a method file holds exactly one dataclass with "
             "`needs`, `logits` and either `init` (trained) or `solve` (closed form)"
+        )
+    lacking = [name for name in _STATED if not hasattr(found[0], name)]
+    lacking += [name for name in _STATED_TRAINED if hasattr(found[0], "init") and not hasattr(found[0], name)]
+    if lacking:
+        raise ConfigError(
+            f"the method in {files[name].name} does not state {', '.join(lacking)}; `featcache adapters new NAME` "
+            "writes a file that states them all"
         )
     method: type[Method] = found[0]
     return method
@@ -58,6 +82,9 @@ def _load_file(name: str, path: Path) -> ModuleType:
     sys.modules[full_name] = module  # before it runs: postponed annotations look their module up here
     try:
         spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's, and may raise anything
+        del sys.modules[full_name]
+        raise ConfigError(f"{path} cannot be loaded ({type(error).__name__}: {error})") from error
     except BaseException:
         del sys.modules[full_name]
         raise

@@ -14,30 +14,42 @@ from featcache import console
 from featcache.errors import ConfigError, InputError
 from featcache.prompts import DEFAULT
 from featcache.results import Summary
-from featcache.search import Outcome, RunRecord, mean_spread
+from featcache.search import Outcome, RunRecord, mean_spread, plain, varying
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AlphaRow:
-    """One alpha over all draws: mean and spread of accuracies, as fractions; None where nothing was chosen on."""
+MAX_ROWS = 24
+"""A grid of more points is shown by its best."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class GridRow:
+    """One point of a grid over all draws: mean and spread of accuracies, as fractions."""
+
+    values: tuple[Any, ...]
+    """Of the fields that differ between runs."""
     alpha: float
+    """The residual ratio, or NaN for a method without one."""
     selection: tuple[float, float] | None
+    """None where nothing was chosen on."""
     test: tuple[float, float]
     times_chosen: int
 
 
-def alpha_rows(runs: tuple[RunRecord, ...]) -> list[AlphaRow]:
-    """The runs grouped by alpha, in order."""
+def grid_rows(runs: Sequence[RunRecord]) -> list[GridRow]:
+    """The runs grouped by what differs between them, in the grid's order."""
+    names = varying(runs)
+    points: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for run in runs:
+        points.setdefault(tuple(run.config[name] for name in names), []).append(run)
     rows = []
-    for alpha in sorted({run.alpha for run in runs}) if not math.isnan(runs[0].alpha) else [math.nan]:
-        same = [run for run in runs if run.alpha == alpha or math.isnan(alpha)]
+    for values, same in points.items():
         selection = [run.selection.accuracy for run in same if run.selection]
         rows.append(
-            AlphaRow(
-                alpha=alpha,
+            GridRow(
+                values=values,
+                alpha=same[0].alpha,
                 selection=mean_spread(selection) if selection else None,
                 test=mean_spread([run.test.accuracy for run in same if run.test]),
                 times_chosen=sum(run.chosen for run in same),
@@ -48,40 +60,61 @@ def alpha_rows(runs: tuple[RunRecord, ...]) -> list[AlphaRow]:
 
 def show(outcome: Outcome) -> None:
     """The search as a table, an alpha curve and the sentence that counts."""
-    rows = alpha_rows(outcome.runs)
+    names, rows = varying(outcome.runs), grid_rows(outcome.runs)
     num_draws = len(outcome.chosen)
-    best = max(range(len(rows)), key=lambda index: rows[index].times_chosen)
+    shown = _best_rows(rows)
+    best = max(range(len(shown)), key=lambda index: shown[index].times_chosen)
     selection_rows = outcome.chosen[0].selection.num_rows if outcome.chosen[0].selection else 0
     test = outcome.chosen[0].test
     assert test is not None
     console.table(
-        [
-            "alpha",
-            f"{outcome.protocol} %",
-            _test_words(outcome, unit=" %"),
-            "chosen",
-        ],
-        [[_alpha(row.alpha), percent(row.selection), percent(row.test), _times(row, num_draws)] for row in rows],
-        title=_title(outcome),
+        [*names, f"{outcome.protocol} %", _test_words(outcome, unit=" %"), "chosen"],
+        [[*map(plain, row.values), percent(row.selection), percent(row.test), _times(row, num_draws)] for row in shown],
+        title=_title(outcome) + (f": the best {len(shown)} of {len(rows)}" if len(shown) < len(rows) else ""),
         mark=best,
     )
-    if len(rows) > 2:
+    if _by_alpha(outcome) and 2 < len(rows) <= MAX_ROWS:
         console.raw(curve(rows, outcome.zero_shot.accuracy))
     _show_also(outcome)
     for text in outcome.notes:
         console.warn(text)
-    alphas = ", ".join(_alpha(run.alpha) for run in outcome.chosen)
     mean, spread = outcome.test_accuracy
-    gain = 100 * (mean - outcome.zero_shot.accuracy)
-    chosen_on = f"on {outcome.protocol} ({selection_rows} images a draw)" if selection_rows else "by nobody (fixed)"
+    zero_shot = outcome.zero_shot.accuracy
+    gain = "" if math.isnan(zero_shot) else f"; zero-shot {100 * zero_shot:.2f} % ({100 * (mean - zero_shot):+.2f})"
+    pooled = ", one choice for all draws" if outcome.choose == "pooled" else ""
+    chosen_on = (
+        f"on {outcome.protocol} ({selection_rows} images a draw{pooled})" if selection_rows else "by nobody (fixed)"
+    )
     console.say(
-        f"chosen {chosen_on}: alpha {alphas} -> test {percent((mean, spread))} % of {test.num_rows} images; "
-        f"zero-shot {100 * outcome.zero_shot.accuracy:.2f} % ({gain:+.2f})"
+        f"chosen {chosen_on}{_chosen_words(outcome, names)} -> test {percent((mean, spread))} % of "
+        f"{test.num_rows} images{gain}"
     )
     laps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.seconds.items())
     total = sum(outcome.seconds.values())
     epochs = f" x {outcome.recipe.epochs} epochs" if outcome.trained else ""
     console.say(f"{len(outcome.runs)} runs{epochs} in {total:.1f} s on {outcome.device} ({laps})")
+
+
+def _chosen_words(outcome: Outcome, names: Sequence[str]) -> str:
+    """`: alpha 0.3, 0.4, 0.3`, field by field."""
+    fields = [f"{name} {', '.join(plain(run.config[name]) for run in outcome.chosen)}" for name in names]
+    return f": {'; '.join(fields)}" if fields else ""
+
+
+def _best_rows(rows: list[GridRow]) -> list[GridRow]:
+    """The rows themselves, or of many those that were chosen and the best, all in the grid's order."""
+    if len(rows) <= MAX_ROWS:
+        return rows
+
+    def rank(row: GridRow) -> tuple[int, float]:
+        return -row.times_chosen, -(row.selection or row.test)[0]
+
+    kept = sorted(range(len(rows)), key=lambda index: rank(rows[index]))[: MAX_ROWS // 2]
+    return [rows[index] for index in sorted(kept)]
+
+
+def _by_alpha(outcome: Outcome) -> bool:
+    return varying(outcome.runs) == ["alpha"]
 
 
 def _show_also(outcome: Outcome) -> None:
@@ -192,7 +225,7 @@ def percent(value: tuple[float, float] | None) -> str:
     return f"{100 * mean:.2f}" if math.isnan(spread) else f"{100 * mean:.2f} ± {100 * spread:.2f}"
 
 
-def curve(rows: list[AlphaRow], zero_shot: float, *, height: int = 9, step: int = 5) -> str:
+def curve(rows: list[GridRow], zero_shot: float, *, height: int = 9, step: int = 5) -> str:
     """Test accuracy against alpha in characters: ● where it was chosen, ○ elsewhere, ▼ below the scale."""
     values = [row.test[0] for row in rows]
     high = max([*values, zero_shot])
@@ -229,7 +262,7 @@ def plot(outcome: Outcome, file: Path) -> None:
     """Accuracy against alpha, mean and spread over draws, as PNG, SVG or PDF."""
     from matplotlib.figure import Figure
 
-    rows = alpha_rows(outcome.runs)
+    rows = grid_rows(outcome.runs)
     alphas = [row.alpha for row in rows]
     figure: Any = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -274,11 +307,7 @@ def _draw_words(outcome: Outcome) -> str:
     return f"{run.shots} shots, seed{'s' if len(outcome.chosen) > 1 else ''} {seeds}"
 
 
-def _alpha(alpha: float) -> str:
-    return "-" if math.isnan(alpha) else f"{alpha:g}"
-
-
-def _times(row: AlphaRow, num_draws: int) -> str:
+def _times(row: GridRow, num_draws: int) -> str:
     if not row.times_chosen:
         return ""
     return "chosen" if num_draws == 1 else f"{row.times_chosen} of {num_draws} draws"

@@ -51,7 +51,12 @@ CREATE TABLE IF NOT EXISTS shifted (
 );
 CREATE INDEX IF NOT EXISTS shifted_search ON shifted (search);
 """
-_ADDED = {"classes": "TEXT NOT NULL DEFAULT 'all'", "job": "TEXT NOT NULL DEFAULT ''"}
+_ADDED = {
+    "classes": "TEXT NOT NULL DEFAULT 'all'",
+    "job": "TEXT NOT NULL DEFAULT ''",
+    "choose": "TEXT NOT NULL DEFAULT 'per-draw'",
+    "views": "TEXT NOT NULL DEFAULT 'turn'",
+}
 """Columns of `search` that files made before them get on opening."""
 
 
@@ -187,6 +192,8 @@ def _insert(database: sqlite3.Connection, outcome: Outcome, command: list[str], 
         "adapter": outcome.adapter,
         "text_set": outcome.text_set,
         "classes": outcome.classes,
+        "choose": outcome.choose,
+        "views": outcome.views,
         "job": job,
         "protocol": outcome.protocol,
         "recipe": json.dumps(asdict(outcome.recipe)),

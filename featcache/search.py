@@ -5,20 +5,19 @@ Test rows are read only after the choice is made and recorded, so nothing chosen
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 
-from featcache import registry
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, UnknownNameError
 from featcache.fewshot import Draw, within
+from featcache.fits import Config, Fit, Progress, expand, fit, sweep_alpha
 from featcache.loading import (
     Rows,
     check_test,
@@ -33,10 +32,12 @@ from featcache.loading import (
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
 from featcache.selection import (
+    CHOOSE,
     Score,
     check_protocol,
     choose,
     default_protocol,
+    mean_score,
     redraw,
     score_each,
     score_zero_shot,
@@ -44,8 +45,7 @@ from featcache.selection import (
 )
 from featcache.shift import Shifted, Target, evaluate
 from featcache.store import Store
-from featcache.task import Frozen, Method, Params, Solved, SolvedTogether, Task, Trained, field_values, swept_fields
-from featcache.training import Run, num_run_epochs, single_hyper, train
+from featcache.task import Frozen, Method, Params, Task, Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,16 @@ class Settings:
     """The method's name."""
     grid: dict[str, tuple[Any, ...]]
     """Values to try of each field; fields multiply."""
+    post_hoc_alpha: tuple[float, ...] = ()
+    """Values of alpha to blend each trained head with afterwards: cheaper than training at each, and another thing."""
     views: str | None = None
     """How a draw's augmented views are taken: `turn`, `all` or `mean`; the method's own way when None."""
     shots: int | None = None
     """Images a class; the largest extracted when None."""
     shot_seeds: tuple[int, ...] | None = None
     """Draws; all extracted ones when None."""
+    choose: str = "per-draw"
+    """`per-draw`, or `pooled`: one configuration for all draws, by its mean over them."""
     protocol: str | None = None
     """Selection protocol; the store's default when None."""
     text_set: str = DEFAULT
@@ -109,6 +113,10 @@ class Outcome:
     classes: str
     """`all`, `base` or `new`."""
     protocol: str
+    choose: str
+    """`per-draw` or `pooled`."""
+    views: str
+    """How a draw's augmented views were taken: `turn`, `all` or `mean`."""
     recipe: Recipe
     device: str
     trained: bool
@@ -133,8 +141,6 @@ class Outcome:
         return mean_spread([run.test.accuracy for run in self.chosen if run.test])
 
 
-Progress = Callable[[int, int], None]
-"""Told how many run-epochs have just been done, and of how many in all; called from worker threads."""
 Recorder = Callable[[Outcome], None]
 """Keeps a search: called once when the choice is made, before test is read, and once more at the end."""
 
@@ -155,9 +161,10 @@ def search(
     clock = _Clock()
     ready = _prepare(store, settings, recipe_for)
     clock.lap("load")
-    fits = _fit(ready, progress)
+    seeds = [drawn.shot_seed for drawn in ready.draws]
+    fits = fit(ready.configs, ready.tasks, seeds, ready.recipe, progress)
     clock.lap("train")
-    runs = _choose(ready, fits)
+    runs = _choose(ready, fits, settings.choose)
     clock.lap("select")
     outcome = _outcome(store, settings, ready, runs, clock)
     record(outcome)
@@ -175,7 +182,7 @@ def search(
 class _Ready:
     """A search before it trains: nothing in it comes from test, unless the protocol is the oracle."""
 
-    configs: list[Method]
+    configs: list[Config]
     classes: range
     """Class indices trained and tested on."""
     draws: list[Draw]
@@ -189,6 +196,10 @@ class _Ready:
 
 def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recipe]) -> _Ready:
     configs = expand(settings.adapter, settings.grid)
+    if settings.post_hoc_alpha:
+        configs = sweep_alpha(configs, settings.post_hoc_alpha)
+    if settings.choose not in CHOOSE:
+        raise UnknownNameError("way to choose", settings.choose, CHOOSE)
     device = pick_device(settings.device)
     check_test(store)
     protocol = check_protocol(settings.protocol or default_protocol(store), store, len(configs))
@@ -198,7 +209,7 @@ def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recip
         within(redraw(protocol, store, drawn), store.label("train"), val_label, classes)
         for drawn in draws_of(store, settings.shots, settings.shot_seeds)
     ]
-    if "text" in configs[0].needs and not store.text_sets:
+    if "text" in configs[0].method.needs and not store.text_sets:
         raise ConfigError(
             f"{settings.adapter} needs text weights and the store {store.name} has none; "
             "import a file with text_features"
@@ -212,116 +223,51 @@ def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recip
         recipe=recipe_for(draws[0].shots),
         frozen=frozen,
         tasks=[
-            present(load_task(store, drawn, frozen, classes.start), settings.views or configs[0].views)
+            present(load_task(store, drawn, frozen, classes.start), settings.views or configs[0].method.views)
             for drawn in draws
         ],
         selection=[selection_rows(protocol, store, drawn, device, classes) for drawn in draws],
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Fitted:
-    """What one fit gave: configurations that differ in post-hoc fields alone share it."""
-
-    draw: int
-    configs: list[int]
-    """Indices of the configurations."""
-    params: Params
-
-
-def _fit(ready: _Ready, progress: Progress) -> list[_Fitted]:
-    """Every fit, draw by draw: one for the configurations that differ in post-hoc fields alone."""
-    groups = _share_fits(ready.configs)
-    configs = [ready.configs[members[0]] for members in groups]
-    places = [(draw, group) for draw in range(len(ready.draws)) for group in range(len(groups))]
-    if isinstance(configs[0], Solved):
-        params = _solve([(ready.tasks[draw], configs[group]) for draw, group in places])
-    else:
-        runs = [
-            Run(method=configs[group], lr=ready.recipe.lr, draw=draw, init_seed=ready.draws[draw].shot_seed)
-            for draw, group in places
-        ]
-        total = num_run_epochs(runs, ready.recipe)
-        params = _train(runs, ready.tasks, ready.recipe, lambda done: progress(done, total))
+def _choose(ready: _Ready, fits: Sequence[Fit], how: str) -> list[RunRecord]:
+    """Each draw's runs, scored on the protocol's rows, the best of them marked."""
+    scores = [_scores(ready, fits, index, rows) for index, rows in enumerate(ready.selection)]
+    best = _best(ready, scores, how)
     return [
-        _Fitted(draw=draw, configs=groups[group], params=fit) for (draw, group), fit in zip(places, params, strict=True)
+        RunRecord(
+            config=config.values,
+            shots=draw.shots,
+            shot_seed=draw.shot_seed,
+            init_seed=draw.shot_seed,
+            draw=draw.digest,
+            selection=selection,
+            chosen=number == best[index],
+        )
+        for index, draw in enumerate(ready.draws)
+        for number, (config, selection) in enumerate(zip(ready.configs, scores[index], strict=True))
     ]
 
 
-def _share_fits(configs: Sequence[Method]) -> list[list[int]]:
-    """Indices of configurations by what their fits share: all but post-hoc fields."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, method in enumerate(configs):
-        own = tuple((name, value) for name, value in field_values(method).items() if name not in method.post_hoc)
-        groups.setdefault(own, []).append(index)
-    return list(groups.values())
+def _best(ready: _Ready, scores: list[list[Score | None]], how: str) -> list[int]:
+    """The index of each draw's chosen configuration."""
+    made = [[score for score in per_draw if score is not None] for per_draw in scores]
+    if not made[0]:
+        return [0] * len(scores)  # under `fixed` there is one run and nothing to score it on
+    alphas = [float(getattr(config.method, "alpha", 0.0)) for config in ready.configs]
+    if how == "pooled":
+        return [choose([mean_score(column) for column in zip(*made, strict=True)], alphas)] * len(scores)
+    return [choose(per_draw, alphas) for per_draw in made]
 
 
-def _solve(runs: Sequence[tuple[Task, Method]]) -> list[Params]:
-    """The solved parameters of each run, together where the method can."""
-    kinds = _by_kind([method for _, method in runs])
-    solved: dict[int, Params] = {}
-    for members in kinds:
-        method = runs[members[0]][1]
-        assert isinstance(method, Solved)
-        pairs = [(runs[index][0], single_hyper(runs[index][1], runs[index][0].image.device)) for index in members]
-        together = isinstance(method, SolvedTogether)
-        made = method.solve_runs(pairs) if together else [method.solve(*pair) for pair in pairs]  # type: ignore[attr-defined]
-        solved.update(zip(members, made, strict=True))
-    return [solved[index] for index in range(len(runs))]
-
-
-def _train(runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, progress: Callable[[int], None]) -> list[Params]:
-    """The trained parameters of each run: a stack holds runs that share all but float fields."""
-    trained: dict[int, Params] = {}
-    for members in _by_kind([run.method for run in runs]):
-        fitted = train([runs[index] for index in members], tasks, recipe, progress=progress)
-        trained.update(zip(members, fitted, strict=True))
-    return [trained[index] for index in range(len(runs))]
-
-
-def _by_kind(methods: Sequence[Method]) -> list[list[int]]:
-    """Indices of methods by the fields that are not float: those change shapes or code."""
-    floats = swept_fields(methods[0])
-    kinds: dict[tuple[Any, ...], list[int]] = {}
-    for index, method in enumerate(methods):
-        own = tuple((name, value) for name, value in field_values(method).items() if name not in floats)
-        kinds.setdefault(own, []).append(index)
-    return list(kinds.values())
-
-
-def _choose(ready: _Ready, fits: Sequence[_Fitted]) -> list[RunRecord]:
-    """Each draw's runs, scored on the protocol's rows, the best of them marked."""
-    records = []
-    for index, draw in enumerate(ready.draws):
-        scores = _scores(ready, fits, index, ready.selection[index])
-        best = 0  # under `fixed` there is one run and nothing to score it on
-        if ready.selection[index] is not None:
-            made = [score for score in scores if score is not None]
-            best = choose(made, [float(getattr(method, "alpha", 0.0)) for method in ready.configs])
-        records += [
-            RunRecord(
-                config=field_values(method),
-                shots=draw.shots,
-                shot_seed=draw.shot_seed,
-                init_seed=draw.shot_seed,
-                draw=draw.digest,
-                selection=selection,
-                chosen=number == best,
-            )
-            for number, (method, selection) in enumerate(zip(ready.configs, scores, strict=True))
-        ]
-    return records
-
-
-def _scores(ready: _Ready, fits: Sequence[_Fitted], draw: int, rows: Rows | None) -> list[Score | None]:
+def _scores(ready: _Ready, fits: Sequence[Fit], draw: int, rows: Rows | None) -> list[Score | None]:
     """The score of each configuration's run on one draw; None where there are no rows."""
     scores: list[Score | None] = [None] * len(ready.configs)
-    for fit in fits if rows is not None else ():
-        if fit.draw == draw:
+    for fitted in fits if rows is not None else ():
+        if fitted.draw == draw:
             assert rows is not None
-            methods = [ready.configs[index] for index in fit.configs]
-            for index, made in zip(fit.configs, score_each(methods, fit.params, rows, ready.frozen), strict=True):
+            methods = [ready.configs[index].method for index in fitted.configs]
+            for index, made in zip(fitted.configs, score_each(methods, fitted.params, rows, ready.frozen), strict=True):
                 scores[index] = made
     return scores
 
@@ -339,9 +285,11 @@ def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[Run
         text_set=settings.text_set,
         classes=settings.classes,
         protocol=ready.protocol,
+        choose=settings.choose,
+        views=settings.views or ready.configs[0].method.views,
         recipe=ready.recipe,
         device=str(ready.frozen.text.device),
-        trained=isinstance(ready.configs[0], Trained),
+        trained=isinstance(ready.configs[0].method, Trained),
         runs=tuple(runs),
         zero_shot=Score(accuracy=float("nan"), loss=float("nan"), num_rows=0),
         notes=(*_notes(store, ready.draws), *_diverged(runs)),
@@ -349,7 +297,7 @@ def _outcome(store: Store, settings: Settings, ready: _Ready, runs: Sequence[Run
     )
 
 
-def _tested(outcome: Outcome, store: Store, ready: _Ready, fits: Sequence[_Fitted]) -> Outcome:
+def _tested(outcome: Outcome, store: Store, ready: _Ready, fits: Sequence[Fit]) -> Outcome:
     frozen = ready.frozen
     rows = load_rows(store, "test", frozen.text.device, classes=ready.classes)
     scores = [score for draw in range(len(ready.draws)) for score in _scores(ready, fits, draw, rows)]
@@ -357,26 +305,15 @@ def _tested(outcome: Outcome, store: Store, ready: _Ready, fits: Sequence[_Fitte
     return replace(outcome, runs=tuple(tested), zero_shot=score_zero_shot(rows, frozen))
 
 
-def _chosen(outcome: Outcome, ready: _Ready, fits: Sequence[_Fitted]) -> list[tuple[Method, Params]]:
+def _chosen(outcome: Outcome, ready: _Ready, fits: Sequence[Fit]) -> list[tuple[Method, Params]]:
     """The chosen run of each draw, ready to predict."""
-    params = {(fit.draw, index): fit.params for fit in fits for index in fit.configs}
+    params = {(fitted.draw, index): fitted.params for fitted in fits for index in fitted.configs}
     num_configs = len(ready.configs)
     return [
-        (ready.configs[number % num_configs], params[divmod(number, num_configs)])
+        (ready.configs[number % num_configs].method, params[divmod(number, num_configs)])
         for number, run in enumerate(outcome.runs)
         if run.chosen
     ]
-
-
-def expand(adapter: str, grid: Mapping[str, Sequence[Any]]) -> list[Method]:
-    """The methods of a grid, every field's values times every other's; raises for what the method does not know."""
-    kind = registry.load(adapter)
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for name in grid:
-        if name not in known:
-            raise ConfigError(f"{adapter} has no field {name!r}; it has: {', '.join(known) or 'none'}")
-    combinations = itertools.product(*grid.values())
-    return [kind(**dict(zip(grid, values, strict=True))) for values in combinations]
 
 
 def pick_device(name: str) -> torch.device:
@@ -414,8 +351,23 @@ def _diverged(runs: Sequence[RunRecord]) -> list[str]:
     lost = [run for run in runs if run.selection and not math.isfinite(run.selection.loss)]
     if not lost:
         return []
-    names = ", ".join(f"alpha {run.alpha:g} seed {run.shot_seed}" for run in lost[:5])
+    names = ", ".join(f"{words(run.config, varying(runs))} seed {run.shot_seed}" for run in lost[:5])
     return [f"{len(lost)} of {len(runs)} runs diverged (their loss is not finite): {names}; try a lower --lr"]
+
+
+def varying(runs: Sequence[RunRecord]) -> list[str]:
+    """The fields that differ between runs, in the order of the configuration."""
+    return [name for name in runs[0].config if len({run.config[name] for run in runs}) > 1]
+
+
+def words(config: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Some fields of a configuration in words: `alpha 0.3, beta 5.5`."""
+    return ", ".join(f"{name} {plain(config[name])}" for name in names)
+
+
+def plain(value: object) -> str:
+    """A field's value as it is printed."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class _Clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from featcache.training import predict_each
 
 PROTOCOLS = {
     "fewshot-val": "min(shots, 4) val images a class, drawn as CoOp draws them",
+    "kshot-val": "as many val images a class as training ones",
     "full-val": "every val image",
     "train-holdout": "min(shots, 4) further train images a class, never trained on",
     "fixed": "nothing is chosen: the grid has one value",
@@ -26,6 +28,8 @@ PROTOCOLS = {
 }
 
 
+CHOOSE = ("per-draw", "pooled")
+"""One choice for each draw, or one for all of them by the mean over draws."""
 BLOCK = 8192
 """Rows that logits are made for at once: bounds memory whatever the test set's size."""
 
@@ -85,7 +89,7 @@ def check_protocol(protocol: str, store: Store, num_configs: int) -> str:
     """The protocol itself, if this store and grid allow it; the error says which ones remain."""
     if protocol not in PROTOCOLS:
         raise UnknownNameError("selection protocol", protocol, PROTOCOLS)
-    if protocol in ("fewshot-val", "full-val") and not _has(store, "val"):
+    if protocol in ("fewshot-val", "kshot-val", "full-val") and not _has(store, "val"):
         raise ConfigError(
             f"--select {protocol} needs val images and the store {store.name} has none; "
             "what remains: train-holdout, fixed (one alpha), test-oracle (an upper bound, not a result)"
@@ -99,9 +103,13 @@ def check_protocol(protocol: str, store: Store, num_configs: int) -> str:
 
 
 def redraw(protocol: str, store: Store, chosen: Draw) -> Draw:
-    """The draw under a protocol: `train-holdout` takes its val from train even where a val split exists."""
+    """The draw under a protocol: `train-holdout` takes its val from train even where a val split exists, and
+    `kshot-val` as many images a class as it trains on."""
     if protocol == "train-holdout" and chosen.val_split != "train":
         chosen = draw(store.label("train"), None, shots=chosen.shots, shot_seed=chosen.shot_seed)
+    if protocol == "kshot-val":
+        labels = store.label("train"), store.label("val")
+        chosen = draw(*labels, shots=chosen.shots, shot_seed=chosen.shot_seed, max_val_shots=chosen.shots)
     if protocol in ("fewshot-val", "train-holdout") and not len(chosen.val):
         raise ConfigError(
             f"--select {protocol} finds no image to choose on: the draw of {chosen.shots} shots uses up every train "
@@ -113,13 +121,22 @@ def redraw(protocol: str, store: Store, chosen: Draw) -> Draw:
 def selection_rows(protocol: str, store: Store, chosen: Draw, device: torch.device, classes: range) -> Rows | None:
     """The rows of some classes that a protocol chooses on for one draw; None where nothing is chosen."""
     match protocol:
-        case "fewshot-val" | "train-holdout":
+        case "fewshot-val" | "kshot-val" | "train-holdout":
             return load_rows(store, chosen.val_split, device, classes=classes, rows=chosen.val, drawn=chosen)
         case "full-val":
             return load_rows(store, "val", device, classes=classes)
         case "test-oracle":
             return load_rows(store, "test", device, classes=classes)
     return None
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The mean over draws, each counting alike."""
+    return Score(
+        accuracy=fmean(score.accuracy for score in scores),
+        loss=fmean(score.loss for score in scores),
+        num_rows=sum(score.num_rows for score in scores),
+    )
 
 
 def choose(scores: Sequence[Score], alphas: Sequence[float]) -> int:

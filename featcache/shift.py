@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from featcache.errors import ConfigError, InputError, StoreError
+from featcache.errors import ConfigError, StoreError
 from featcache.loading import class_range, load_frozen, load_rows
 from featcache.ops import cosine_logits
 from featcache.selection import Score, score
@@ -64,22 +65,28 @@ def find(asked: str, store: Store) -> tuple[Store, str]:
         raise StoreError(f"the store of {name} is gone: {error}") from error
 
 
-def target(store: Store, part: str, *, source: Store, trained: range, method: type[Method]) -> Target:
-    """The target, if `method` fitted on classes `trained` of `source` can say anything about it; else ConfigError."""
+def target(store: Store, part: str, *, source: Store, trained: range, method: type[Method], text_set: str) -> Target:
+    """The target, if `method` fitted on classes `trained` of `source` can say anything about it.
+
+    Raises ConfigError otherwise, UnknownNameError where its classes' text is needed and lacks `text_set`.
+    """
     if store.spec.tower != source.spec.tower:
         raise ConfigError(
             f"{store.name} was made with another backbone ({_tower(store)}) than {source.name} ({_tower(source)}), so "
             "what was fitted on one says nothing about the other; extract it with the same backbone"
         )
-    if "test" not in store.splits or not store.num_rows("test"):
-        raise ConfigError(f"{store.name} holds no test images to evaluate on")
     wanted = class_range(store, part)
+    if "test" not in store.splits or not np.isin(store.label("test")[store.rows("test")], wanted).any():
+        of = "" if part == "all" else f" of its {part} half"
+        raise ConfigError(f"{store.name} holds no test images{of} to evaluate on")
     columns = _columns(_ids(store, wanted), _ids(source, trained))
     if columns is None and not method.transfers:
         raise ConfigError(
             f"{store.name} has classes that were not trained on, and this method learns something of each class; "
             "train on a store that has them all, or choose a method that transfers, such as clip_adapter"
         )
+    if columns is None:
+        _check_text(store, text_set)
     return Target(store=store, classes=part, columns=columns)
 
 
@@ -90,8 +97,6 @@ def evaluate(place: Target, fitted: Sequence[tuple[Method, Params]], frozen: Fro
     rows = load_rows(store, "test", device, classes=classes)
     columns = slice(None) if place.columns is None else torch.tensor(place.columns, device=device)
     if place.columns is None:
-        if not store.text_sets:
-            raise InputError(f"{store.name} has no text, which alone could tell its classes apart")
         frozen = load_frozen(store, text_set, device, classes)
     zero_shot = Score(accuracy=float("nan"), loss=float("nan"), num_rows=0)
     if frozen.text.shape[1]:
@@ -116,9 +121,10 @@ def evaluate(place: Target, fitted: Sequence[tuple[Method, Params]], frozen: Fro
 def _store_of(dataset: str, source: Store) -> Path | None:
     """The newest store of a data set with the source's backbone, one of the source's style before others."""
     found = None
-    for path in list_stores():
-        if path.stem == dataset:
-            return None  # a store's own name comes first
+    stores = list_stores()
+    if any(path.stem == dataset for path in stores):
+        return None  # a store's own name comes first
+    for path in stores:
         try:
             with Store(path) as store:
                 fits = store.provenance.get("dataset") == dataset and store.spec.tower == source.spec.tower
@@ -129,6 +135,17 @@ def _store_of(dataset: str, source: Store) -> Path | None:
             return path
         found = found or (path if fits else None)
     return found
+
+
+def _check_text(store: Store, text_set: str) -> None:
+    """Raises unless the store has all of the text sets that `text_set` joins by +."""
+    if not store.text_sets:
+        raise ConfigError(
+            f"{store.name} has no text, which alone could tell its classes apart; add some with "
+            f"`featcache prompts add {store.name} SET --backbone NAME`"
+        )
+    for name in text_set.split("+"):
+        store.text(name)
 
 
 def _ids(store: Store, classes: range) -> tuple[str, ...]:

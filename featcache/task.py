@@ -111,6 +111,11 @@ class Factored(Trained, Protocol):
     The engine tests it against autograd (tests/test_methods.py); results do not depend on which of the two ran.
     """
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether this configuration's gradient is written out; else autograd takes it. Float fields do not decide."""
+        ...
+
     def gradient_factors(
         self, params: Params, image: Tensor, label: Tensor, frozen: Frozen, hyper: Hyper
     ) -> dict[str, tuple[Tensor, Tensor]]:

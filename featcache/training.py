@@ -103,9 +103,7 @@ def _train_stack(
     hyper = stack_hyper([run.method for run in runs], tasks[0].image.device)
     optimiser = make_optimiser(recipe, learnt)
     groups = sorted({(run.draw, run.init_seed) for run in runs})
-    gradient = (
-        _by_hand if isinstance(method, Factored) else _by_own_loss if isinstance(method, Penalised) else _by_autograd
-    )
+    gradient = _way_of(method)
     group = torch.tensor([groups.index((run.draw, run.init_seed)) for run in runs], device=tasks[0].image.device)
     for epoch in range(recipe.epochs):
         if stop.is_set():
@@ -119,6 +117,13 @@ def _train_stack(
             optimiser.step(gradient(method, params, batch, tasks[0], hyper), lr)
         progress(len(runs))
     return [{name: value[index].detach().clone() for name, value in params.items()} for index in range(len(runs))]
+
+
+def _way_of(method: Method) -> Callable[..., dict[str, Gradient]]:
+    """How a stack's gradients are taken: runs of one stack differ in float fields alone, so one run answers for all."""
+    if isinstance(method, Factored) and method.by_hand:
+        return _by_hand
+    return _by_own_loss if isinstance(method, Penalised) else _by_autograd
 
 
 def _by_autograd(

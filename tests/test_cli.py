@@ -404,7 +404,7 @@ def test_ctrl_c_ends_in_one_line_and_the_rerun_goes_on(run: Run, home: Path, pic
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert err.count("stopped; what is encoded is kept") == 1
+    assert err.count("stopped; images that are encoded are kept") == 1
     assert not (home / "stores").exists() or not list((home / "stores").iterdir())
     resumed = run(*options, "--workers", "0")
     assert resumed.code == 0, resumed.err

@@ -85,7 +85,7 @@ prompts = ["paper-7"]
 
 [[fit]]
 adapters = ["clip_adapter"]
-alpha_grid = "0,0.5"
+grid = ["alpha=0,0.5"]
 shots = [1, 2]
 epochs = 1
 prompts = ["default", "paper-7"]
@@ -128,6 +128,62 @@ def test_a_plan_goes_on_where_it_was_left(run: Run, two: tuple[Path, Path], tmp_
     assert said.out.count("to do") == 8
 
 
+def short_plan(*datasets: Path, fit: str = "", shots: str = "[1]") -> str:
+    listed = ", ".join(f'"folder:{root}"' for root in datasets)
+    return f"""
+[extract]
+datasets = [{listed}]
+backbones = ["tiny", "tiny"]
+shots = {shots}
+seeds = [1]
+views = 0
+
+[[fit]]
+adapters = ["zero_shot"]
+{fit}
+"""
+
+
+def test_a_data_set_that_fails_does_not_stop_the_others(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    for image in two[0].glob("*/*.bmp"):
+        image.write_bytes(b"no picture")
+    said = run("run", put_plan(tmp_path / "plan.toml", short_plan(*two)))
+    assert said.code == 2
+    assert "1 of 2 failed, for the reasons above: folder-first-tiny-coop" in " ".join(said.err.split())
+    assert "zero_shot on folder:second" in said.out
+
+
+def test_a_search_that_cannot_be_yet_is_shown_with_the_reason(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    file = put_plan(tmp_path / "plan.toml", short_plan(two[0]))
+    assert run("run", file).code == 0
+    put_plan(file, short_plan(*two, fit='also = ["folder:second"]'))
+    said = run("run", file, "--plan")
+    assert said.code == 0, said.err
+    assert "to do, but not as things are: unknown store 'folder:second'" in " ".join(said.out.replace("│", " ").split())
+    assert run("run", file).code == 0
+    assert run("run", file, "--plan").out.count("done: result") == 2
+
+
+def test_draws_left_open_are_those_of_the_store_as_it_is(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    file = put_plan(tmp_path / "plan.toml", short_plan(two[0]))
+    assert run("run", file).code == 0
+    assert "1 of 1 searches are done already" in run("run", file, "--device", "cpu").err
+    put_plan(file, short_plan(two[0], shots="[1, 2]"))
+    said = run("run", file)
+    assert "0 of 1 searches are done already" in said.err
+    assert "2 shots" in said.out
+
+
+def test_what_a_plan_asks_twice_is_done_once(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    file = put_plan(
+        tmp_path / "plan.toml", short_plan(two[0], two[0], fit='shots = [1, 1]\n[[fit]]\nadapters=["zero_shot"]')
+    )
+    said = run("run", file)
+    assert said.code == 0, said.err
+    assert "0 of 1 searches" in said.err
+    assert said.out.count("plan for") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -135,12 +191,20 @@ def test_a_plan_goes_on_where_it_was_left(run: Run, two: tuple[Path, Path], tmp_
         ("", "there must be a table [extract]"),
         ("[extract]\n", "must list datasets and backbones"),
         ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nshotz = 1\n', "unknown key 'shotz'"),
-        ('[extract]\ndatasets = "a"\nbackbones = ["tiny"]\n', "datasets must be a list of one str or more"),
-        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nshots = [1.5]\n', "shots must be a list of one int"),
-        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nviews = true\n', "views must be int"),
+        ('[extract]\ndatasets = "a"\nbackbones = ["tiny"]\n', "datasets must be a list, [..], of one text or more"),
+        (
+            '[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nshots = [1.5]\n',
+            "shots must be a list, [..], of one whole number",
+        ),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nviews = true\n', "views must be a whole number"),
         ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[[fit]]\nadapters = ["none"]\n', "unknown adapter 'none'"),
-        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[fit]\nshots = [1]\n', "fit must be list"),
-        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[[fit]]\ngrid = 1\n', "unknown key 'grid'"),
+        (
+            '[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[fit]\nshots = [1]\n',
+            "fit must be a list of tables, each [[fit]]",
+        ),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\ncrop_scale = [0.5]\n', "two shares of the image"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\nseeds = [99999999999]\n', "up to 2147483647"),
+        ('[extract]\ndatasets = ["a"]\nbackbones = ["tiny"]\n[[fit]]\ngrid = 1\n', "grid must be a list"),
     ],
 )
 def test_faulty_plans_are_refused(tmp_path: Path, text: str, says: str) -> None:

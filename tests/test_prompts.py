@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,11 @@ def test_one_description_serves_all_classes_of_a_name(tmp_path: Path) -> None:
         ("a.json", "[]", "must hold an object"),
         ("a.json", '{"ant": []}', "list of one sentence"),
         ("a.json", '{"ant": [1]}', "list of one sentence"),
+        ("a.json", '{"ant": [" "]}', "none empty"),
+        ("a.json", '{"ant": ["half a character: \\ud800"]}', "in Unicode"),
+        ("a.json", '{"ant": {"x": "y"}}', "list of one sentence"),
+        ("a.json", '{"ant": ["x"], "bee fly": ["y"], "few": ["z"], "ant": ["w"]}', "describes a class twice"),
+        ("a.json", "[" * 100_000, "not JSON"),
         ("a.json", '{"ant": ["x"]}', "no sentence for 2 classes: 'bee fly', 'few'"),
         ("a.json", '{"ant": ["x"], "bee fly": ["y"], "few": ["z"], "wasp": ["w"]}', "classes that the data set lacks"),
         ("a.json", '{"ant": ["x"], "n1": ["y"], "bee fly": ["y"], "few": ["z"]}', "describes a class twice"),
@@ -156,6 +162,37 @@ def test_adding_needs_no_images(run: Run, pictures: Path, tmp_path: Path) -> Non
     assert "openai-80" in listed.out
     assert "can be added: paper-7" in listed.out
     assert run("cache", "verify", "one").code == 0
+
+
+def test_what_came_while_texts_were_encoded_stays(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extract = ("extract", "--dataset", f"folder:{pictures}", "--backbone", "tiny", "--views", "0", "--seeds", "1")
+    assert run(*extract, "--shots", "1").code == 0
+    encode = Backbone.encode_texts
+
+    def extending(self: Backbone, sentences: Sequence[str], device: torch.device) -> np.ndarray:
+        monkeypatch.setattr(Backbone, "encode_texts", encode)
+        assert run(*extract, "--shots", "2", "--prompts", "openai-80").code == 0
+        return encode(self, sentences, device)
+
+    monkeypatch.setattr(Backbone, "encode_texts", extending)
+    assert run("prompts", "add", resolve(None).stem, "paper-7").code == 0
+    with Store(resolve(None)) as store:
+        assert store.text_sets == ("default", "openai-80", "paper-7")
+        assert store.num_rows("train") == 6
+
+
+def test_an_image_changed_before_a_set_was_added_is_still_noticed(run: Run, pictures: Path) -> None:
+    extract = ("extract", "--dataset", f"folder:{pictures}", "--backbone", "tiny", "--views", "0", "--all-train")
+    assert run(*extract).code == 0
+    with Store(resolve(None)) as store:
+        image = pictures / store.paths("train")[0]
+    content = bytearray(image.read_bytes())
+    content[-1] ^= 255  # a bitmap's last pixel: the size stays
+    image.write_bytes(content)
+    assert run("prompts", "add", resolve(None).stem, "paper-7").code == 0
+    said = run(*extract)
+    assert "has changed since it was encoded" in said.err
+    assert "1 embeddings to encode" in said.out
 
 
 def test_new_class_names_make_the_templates_sets_anew_and_drop_descriptions(

@@ -234,7 +234,7 @@ def test_plot_and_curve(home: Path) -> None:
         file = reporting.check_plot_file(home / f"alpha{ending}")
         reporting.plot(outcome, file)
         assert file.stat().st_size > 5000
-    drawn = reporting.curve(reporting.alpha_rows(outcome.runs), outcome.zero_shot.accuracy)
+    drawn = reporting.curve(reporting.grid_rows(outcome.runs), outcome.zero_shot.accuracy)
     assert sum(drawn.count(mark) for mark in "●○▼") == 5 + 2  # the legend shows two
     assert drawn.count("●") > 1
     with pytest.raises(ConfigError, match=r"\.png"):
@@ -250,7 +250,7 @@ def test_json_holds_every_run_and_no_nan(home: Path) -> None:
     assert len(loaded["runs"]) == 5 * len(outcome.chosen)
     assert loaded["protocol"] == "fewshot-val"
     assert "NaN" not in reporting.as_json(outcome)
-    assert math.isnan(reporting.alpha_rows(outcome.runs)[0].test[1]) == (len(outcome.chosen) == 1)
+    assert math.isnan(reporting.grid_rows(outcome.runs)[0].test[1]) == (len(outcome.chosen) == 1)
 
 
 def test_a_plot_of_the_oracle_does_not_call_test_unused(home: Path, tmp_path: Path) -> None:

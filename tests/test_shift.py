@@ -52,7 +52,8 @@ def fit(store: Store, *targets: Target, classes: str = "all"):  # type: ignore[n
 
 def to(store: Store, source: Store, part: str = "all", trained: range | None = None, adapter: str = "clip_adapter"):  # type: ignore[no-untyped-def]
     trained = range(len(source.classes)) if trained is None else trained
-    return target(store, part, source=source, trained=trained, method=registry.load(adapter))
+    method = registry.load(adapter)
+    return target(store, part, source=source, trained=trained, method=method, text_set="default")
 
 
 def test_the_same_store_elsewhere_gives_the_same_numbers(home: Path) -> None:
@@ -135,7 +136,43 @@ def test_new_classes_need_a_method_that_transfers(home: Path) -> None:
         transfers = False
 
     with make(home, "a") as store, pytest.raises(ConfigError, match="learns something of each class"):
-        target(store, "new", source=store, trained=range(3), method=Own)
+        target(store, "new", source=store, trained=range(3), method=Own, text_set="default")
+
+
+def test_text_that_will_be_needed_is_missed_before_anything_is_trained(home: Path) -> None:
+    with make(home, "a") as store:
+        with pytest.raises(UnknownNameError, match="unknown text set of a 'other'"):
+            target(
+                store,
+                "new",
+                source=store,
+                trained=range(3),
+                method=registry.load("clip_adapter"),
+                text_set="default+other",
+            )
+        names = tuple("uvwxyz")
+        with make(home, "mute", classes=names, class_ids=names, text={}) as mute:
+            with pytest.raises(ConfigError, match="no text, which alone could tell its classes apart"):
+                to(mute, store)
+
+
+def test_a_half_without_test_images_is_refused(home: Path) -> None:
+    with make(home, "a") as store:
+        whole = contents_of(store).splits["test"]
+        kept = np.flatnonzero(whole.label < 3)
+        block = next(iter(whole.blocks))
+        part = replace(whole, row=kept, blocks=[type(block)(*(array[kept] for array in block))])
+        with make(home, "b", splits={"test": part}) as other:
+            assert to(other, store, "base").columns == (0, 1, 2)
+            with pytest.raises(ConfigError, match="no test images of its new half"):
+                to(other, store, "new")
+
+
+def test_a_stores_own_name_comes_before_a_data_sets(home: Path) -> None:
+    with make(home, "a") as store:
+        provenance = {"dataset": "a"}
+        with make(home, "b", provenance=provenance), find("a", store)[0] as found:
+            assert found.name == "a"
 
 
 def test_another_backbone_is_refused(home: Path) -> None:

@@ -101,7 +101,7 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions) -> None:
     images_each = plan.num_images / max(1, plan.num_missing)
     start = time.perf_counter()
     with (
-        stoppable("what is encoded is kept, and the same command goes on from there"),
+        stoppable("images that are encoded are kept, and the same command goes on from there"),
         console.progress("encoding", "embeddings", rate="images", per_unit=images_each) as advance,
     ):
         carry_out(

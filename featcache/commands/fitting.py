@@ -6,15 +6,16 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from featcache import console, grids, recipes, registry, reporting
 from featcache import results as records
 from featcache.commands.running import each, stoppable
 from featcache.errors import ConfigError, FeatcacheError, InputError
-from featcache.loading import class_range
+from featcache.fits import LR
+from featcache.loading import class_range, draws_of
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
 from featcache.results import Recorder
@@ -34,7 +35,11 @@ class FitOptions:
     """What `fit` was asked for; None keeps a default."""
 
     adapters: tuple[str, ...] = ("clip_adapter",)
-    alpha_grid: str | None = None
+    grid: tuple[str, ...] = ()
+    """FIELD=VALUES each, in place of what the method searches by default or beside it."""
+    post_hoc_alpha: str | None = None
+    views: str | None = None
+    choose: str = "per-draw"
     shots: tuple[int | None, ...] = (None,)
     shot_seeds: tuple[int, ...] | None = None
     preset: str | None = None
@@ -87,7 +92,7 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
     try:
         each([(job.name, job) for job in jobs], carry_out)
     finally:
-        if as_json and outcomes:
+        if as_json and (outcomes or len(jobs) > 1):
             texts = [reporting.as_json(outcome) for outcome in outcomes]
             console.raw(texts[0] if len(jobs) == 1 else "[" + ",\n".join(texts) + "]")
         elif not as_json:
@@ -97,7 +102,7 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
 def stores_named(names: Sequence[str]) -> list[Path]:
     """The stores that names, key prefixes or paths mean; without any, the newest that can be fitted on."""
     if names:
-        return [resolve(name) for name in names]
+        return list(dict.fromkeys(resolve(name) for name in names))
     for path in list_stores():
         if _can_train(path):
             console.note(f"store: {path.stem} (the newest with training rows)")
@@ -128,7 +133,7 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
     """One search and the id of its record."""
     with ExitStack() as opened:
         store = opened.enter_context(Store(job.store))
-        targets = [_target(asked, store, job, options, opened) for asked in options.also]
+        targets = _targets(store, job, options, opened)
         recorder = Recorder(results_path(), sys.argv[1:], job_id)
         dataset = str(store.provenance.get("dataset", ""))
         opened.enter_context(stoppable("no result was recorded"))
@@ -136,7 +141,7 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
         outcome = search(
             store,
             settings_of(job, options),
-            lambda shots: recipe_of(options, shots, dataset),
+            lambda shots: recipe_of(job.adapter, options, shots, dataset),
             also=targets,
             record=recorder,
             progress=advance,
@@ -146,14 +151,19 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
 
 
 def identify(job: Job, options: FitOptions) -> str:
-    """What a plan knows the search by: a digest of all that decides its numbers, rows added to stores apart."""
+    """What a plan knows the search by: a digest of all that decides its numbers, on whatever device.
+
+    Rows added to a store change it only where draws were left open, and so are all that the store has.
+    """
     with ExitStack() as opened:
         store = opened.enter_context(Store(job.store))
-        targets = [_target(asked, store, job, options, opened) for asked in options.also]
+        targets = _targets(store, job, options, opened)
         dataset = str(store.provenance.get("dataset", ""))
+        draws = draws_of(store, job.shots, options.shot_seeds)
+        shots, seeds = draws[0].shots, tuple(drawn.shot_seed for drawn in draws)
         content = [
-            asdict(settings_of(job, options)),
-            asdict(recipe_of(options, job.shots or 0, dataset)),
+            asdict(replace(settings_of(job, options), shots=shots, shot_seeds=seeds, device="")),
+            asdict(recipe_of(job.adapter, options, shots, dataset)),
             [_meaning(place, job) for place in (store, *(target.store for target in targets))],
             [target.classes for target in targets],
         ]
@@ -162,12 +172,12 @@ def identify(job: Job, options: FitOptions) -> str:
 
 def settings_of(job: Job, options: FitOptions) -> Settings:
     """What one search tries."""
-    grid = {}
-    if options.alpha_grid is not None or "alpha" in swept_fields(registry.load(job.adapter)):
-        grid["alpha"] = grids.parse("0:1:0.1" if options.alpha_grid is None else options.alpha_grid)
     return Settings(
         adapter=job.adapter,
-        grid=grid,
+        grid=grid_of(job.adapter, options.grid, keep_alpha=options.post_hoc_alpha is not None),
+        post_hoc_alpha=() if options.post_hoc_alpha is None else grids.parse(options.post_hoc_alpha),
+        views=options.views,
+        choose=options.choose,
         shots=job.shots,
         shot_seeds=options.shot_seeds,
         protocol=options.select,
@@ -177,9 +187,38 @@ def settings_of(job: Job, options: FitOptions) -> Settings:
     )
 
 
-def recipe_of(options: FitOptions, shots: int, dataset: str) -> Recipe:
-    """The preset's recipe with what was asked for in its place."""
-    recipe = recipes.make(options.preset or "coop", shots=shots, dataset=dataset)
+def grid_of(adapter: str, asked: Sequence[str], *, keep_alpha: bool = False) -> dict[str, tuple[Any, ...]]:
+    """What is searched: the method's default grid, with FIELD=VALUES in its place or beside it. Raises ConfigError.
+
+    `keep_alpha` trains at the method's own alpha unless one is asked for: a post-hoc sweep blends that head.
+    """
+    kind = registry.load(adapter)
+    types = get_type_hints(kind)
+    searched = searchable(adapter)
+    default = {name: text for name, text in kind.grid.items() if not (keep_alpha and name == "alpha")}
+    texts = default | {name: text for name, text in _asked(asked) if name in searched}
+    return {name: grids.parse_as(float if name == LR else types[name], text, name) for name, text in texts.items()}
+
+
+def searchable(adapter: str) -> list[str]:
+    """The fields of a method that --grid can search, and the learning rate of one that is trained."""
+    kind = registry.load(adapter)
+    return [field.name for field in fields(kind)] + ([LR] if hasattr(kind, "init") else [])  # type: ignore[arg-type]
+
+
+def _asked(items: Sequence[str]) -> list[tuple[str, str]]:
+    """(field, values as typed) of each --grid."""
+    pairs = [tuple(part.strip() for part in item.split("=", 1)) for item in items]
+    for item, pair in zip(items, pairs, strict=True):
+        if len(pair) != 2:
+            raise ConfigError(f"--grid {item}: write FIELD=VALUES, as in alpha=0:1:0.1 or lr=1e-3,1e-4")
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+def recipe_of(adapter: str, options: FitOptions, shots: int, dataset: str) -> Recipe:
+    """The recipe of the preset, or of the method's own, with what was asked for in its place."""
+    preset = str(options.preset or getattr(registry.load(adapter), "preset", "coop"))
+    recipe = recipes.make(preset, shots=shots, dataset=dataset)
     changed = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
     return replace(recipe, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
 
@@ -191,6 +230,13 @@ def check_effect(options: FitOptions) -> None:
     if unused and not any(hasattr(method, "init") for method in methods.values()):
         listed = ", ".join(methods)
         raise ConfigError(f"{listed}: not trained, so {', '.join(unused)} would do nothing; leave it out")
+    for name, _ in _asked(options.grid):
+        known = list(dict.fromkeys(field for adapter in methods for field in searchable(adapter)))
+        if name not in known:
+            raise ConfigError(
+                f"{', '.join(methods)}: there is no field {name}, so --grid {name}=.. would do nothing; there is: "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def _check_plot(plot: Path, jobs: Sequence[Job], options: FitOptions) -> None:
@@ -198,15 +244,28 @@ def _check_plot(plot: Path, jobs: Sequence[Job], options: FitOptions) -> None:
     if len(jobs) > 1:
         raise ConfigError(f"--plot draws one search, but {len(jobs)} are asked for")
     adapter = options.adapters[0]
-    if "alpha" not in swept_fields(registry.load(adapter)):
+    if not _has_alpha(adapter):
         raise ConfigError(f"--plot draws accuracy against alpha, and {adapter} has no alpha; leave it out")
+    others = [name for name, values in grid_of(adapter, options.grid).items() if name != "alpha" and len(values) > 1]
+    if others:
+        raise ConfigError(f"--plot draws accuracy against alpha alone, and {', '.join(others)} is searched too")
 
 
-def _target(asked: str, store: Store, job: Job, options: FitOptions, opened: ExitStack) -> Target:
-    other, part = find(asked, store)
-    opened.enter_context(other)
-    trained = class_range(store, options.classes)
-    return target(other, part, source=store, trained=trained, method=registry.load(job.adapter))
+def _has_alpha(adapter: str) -> bool:
+    return "alpha" in swept_fields(registry.load(adapter))
+
+
+def _targets(store: Store, job: Job, options: FitOptions, opened: ExitStack) -> list[Target]:
+    """What `--also` means, each once; its stores stay open as long as `opened`."""
+    method, trained = registry.load(job.adapter), class_range(store, options.classes)
+    targets = {}
+    for asked in options.also:
+        other, part = find(asked, store)
+        opened.enter_context(other)
+        targets[other.path, part] = target(
+            other, part, source=store, trained=trained, method=method, text_set=job.prompts
+        )
+    return list(targets.values())
 
 
 def _meaning(store: Store, job: Job) -> list[str]:

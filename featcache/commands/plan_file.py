@@ -10,7 +10,7 @@ prompts = ["default", "paper-7"]        # also shots, seeds, views, style, crop_
 [[fit]]                                 # any number of times: on every store above
 adapters = ["zero_shot", "clip_adapter"]
 shots = [1, 16]
-alpha_grid = "0:1:0.1"                  # also prompts, classes, also, preset, epochs, lr, batch_size, select, seeds
+grid = ["alpha=0:1:0.1"]                # also prompts, classes, also, preset, epochs, lr, batch_size, select, views, ..
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 from featcache import console, reporting
 from featcache import results as records
+from featcache.commands import MAX_INT
 from featcache.commands.extracting import MachineOptions, Source, extract_one, plan_of
 from featcache.commands.fitting import FitOptions, Job, check_effect, fit_one, identify, jobs_of
-from featcache.commands.running import each
-from featcache.errors import ConfigError, InputError
+from featcache.commands.running import attempt, tell_failed
+from featcache.errors import ConfigError, FeatcacheError, InputError
 from featcache.extraction import Plan, Request
 from featcache.store import Store
 from featcache.store.places import results_path
@@ -44,7 +45,10 @@ _REQUEST = {
 }
 _FIT = {
     "adapters": (str,),
-    "alpha_grid": str,
+    "grid": (str,),
+    "post_hoc_alpha": str,
+    "views": str,
+    "choose": str,
     "shots": (int,),
     "seeds": (int,),
     "preset": str,
@@ -75,32 +79,31 @@ class _Step(NamedTuple):
     job: Job
     options: FitOptions
     job_id: str
+    """Empty where it cannot be carried out as things are."""
     done: int | None
     """Its result's id, once it has one."""
+    hindrance: str = ""
+    """Why it cannot be carried out as things are."""
 
 
 def run(file: Path, *, data: Path | None, machine: MachineOptions, only_plan: bool) -> None:
-    """Show what is left of the plan, do it, and end in the tables of means."""
+    """Do what is left of the plan, or show it, and end in the tables of means; what fails does not stop the rest."""
     content = read(file, data=data, device=machine.device)
     plans = [(source, plan_of(source, content.request)) for source in content.sources]
     if only_plan:
         _show_left(plans, content.fits)
         return
-    each(
-        [(plan.store.stem, (source, plan)) for source, plan in plans if not plan.complete],
-        lambda pair: extract_one(pair[0], pair[1], machine),
-    )
-    steps = _steps([plan.store for _, plan in plans], content.fits)
+    incomplete = [(plan.store.stem, (source, plan)) for source, plan in plans if not plan.complete]
+    failed = attempt(incomplete, lambda pair: extract_one(pair[0], pair[1], machine))
+    steps = _steps([plan.store for _, plan in plans if plan.store.stem not in failed], content.fits)
     left = [step for step in steps if step.done is None]
     console.note(f"{len(steps) - len(left)} of {len(steps)} searches are done already")
     try:
-        each(
-            [(step.job.name, step) for step in left],
-            lambda step: reporting.show(fit_one(step.job, step.options, step.job_id)[0]),
-        )
+        failed += attempt([(step.job.name, step) for step in left], _carry_out)
     finally:
-        ids = [found for step in steps if (found := records.done_job(results_path(), step.job_id)) is not None]
+        ids = [found for step in steps if (found := _done(step.job_id)) is not None]
         reporting.show_means(records.summaries(results_path(), ids=ids)[::-1])
+    tell_failed(failed, len(incomplete) + len(left))
 
 
 def read(file: Path, *, data: Path | None, device: str) -> PlanFile:
@@ -119,25 +122,49 @@ def read(file: Path, *, data: Path | None, device: str) -> PlanFile:
         data = Path(content["data"]).expanduser()
     sources = tuple(
         Source(dataset=dataset, backbone=backbone, data=data, **_named(extract, _SOURCE))
-        for dataset in extract["datasets"]
-        for backbone in extract["backbones"]
+        for backbone in dict.fromkeys(extract["backbones"])  # the outer loop: a model is built once for all data sets
+        for dataset in dict.fromkeys(extract["datasets"])
     )
     fits = tuple(
         FitOptions(device=device, **_named(_table(item, _FIT, file), _FIT)) for item in content.get("fit", [{}])
     )
     for options in fits:
         check_effect(options)
+    if len(extract.get("crop_scale", "ab")) != 2:
+        raise ConfigError(f"{file}: crop_scale must be two shares of the image, as in [0.08, 1]")
     return PlanFile(sources=sources, request=Request(**_named(extract, _REQUEST)), fits=fits)
 
 
 def _steps(stores: Sequence[Path], fits: Sequence[FitOptions]) -> list[_Step]:
-    """Every search of the plan, with what it is known by, and its result where it has one."""
-    steps = []
+    """Every search of the plan once, with what it is known by, and its result where it has one."""
+    steps: dict[object, _Step] = {}
     for options in fits:
         for job in jobs_of(_trainable(stores), options):
-            job_id = identify(job, options)
-            steps.append(_Step(job, options, job_id, records.done_job(results_path(), job_id)))
-    return steps
+            step = _step(job, options)
+            steps.setdefault(step.job_id or (job, options), step)
+    return list(steps.values())
+
+
+def _step(job: Job, options: FitOptions) -> _Step:
+    try:
+        job_id = identify(job, options)
+    except FeatcacheError as error:
+        return _Step(job, options, "", None, str(error))
+    return _Step(job, options, job_id, _done(job_id))
+
+
+def _done(job_id: str) -> int | None:
+    return records.done_job(results_path(), job_id) if job_id else None
+
+
+def _carry_out(step: _Step) -> None:
+    if step.hindrance:
+        raise InputError(step.hindrance)
+    if _done(step.job_id) is not None:  # by another process that carries out the same plan
+        console.note(f"{step.job.name}: done meanwhile")
+        return
+    outcome, _ = fit_one(step.job, step.options, step.job_id)
+    reporting.show(outcome)
 
 
 def _trainable(stores: Sequence[Path]) -> list[Path]:
@@ -155,14 +182,17 @@ def _show_left(plans: Sequence[tuple[Source, Plan]], fits: Sequence[FitOptions])
         for _, plan in plans
     ]
     stored = [plan.store for _, plan in plans if plan.stored]
-    rows += [
-        ["fit", step.job.name, "to do" if step.done is None else f"done: result {step.done}"]
-        for step in _steps(stored, fits)
-    ]
+    rows += [["fit", step.job.name, _state(step)] for step in _steps(stored, fits)]
     absent = [plan.store for _, plan in plans if not plan.stored and "train" in plan.rows]
     for options in fits:
         rows += [["fit", job.name, "to do, after its extraction"] for job in jobs_of(absent, options)]
     console.table(["what", "which", "state"], rows)
+
+
+def _state(step: _Step) -> str:
+    if step.hindrance:
+        return f"to do, but not as things are: {step.hindrance}"
+    return "to do" if step.done is None else f"done: result {step.done}"
 
 
 def _table(value: object, known: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -179,17 +209,29 @@ def _check_keys(table: Mapping[str, Any], known: Mapping[str, Any], where: str) 
         kind = known[name]
         if isinstance(kind, tuple):
             good = isinstance(value, list) and value and all(_is(item, kind[0]) for item in value)
-            wanted = f"a list of one {kind[0].__name__} or more"
+            wanted = f"a list, [..], of one {_WORDS[kind[0]]} or more"
         else:
-            good, wanted = _is(value, kind), kind.__name__
+            good, wanted = _is(value, kind), f"a {_WORDS[kind]}"
         if not good:
             raise ConfigError(f"{where}: {name} must be {wanted}; found {value!r}")
 
 
+_WORDS: Mapping[type, str] = {
+    str: "text",
+    int: f"whole number up to {MAX_INT}",
+    float: "number",
+    bool: "true or false",
+    dict: "table",
+    list: "list of tables, each [[fit]]",
+}
+
+
 def _is(value: object, kind: type) -> bool:
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return isinstance(value, kind)
 
 
 def _named(table: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

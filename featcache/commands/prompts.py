@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featcache.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from featcache.backbones import Backbone
+    from featcache.store import Store
 
 app = typer.Typer(help="Text sets: ls, add.", no_args_is_help=True)
 _Store = Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")]
@@ -49,6 +53,7 @@ def add(
     """Encode new text sets into a store; its images are neither needed nor touched."""
     from featcache import console
     from featcache.backbones import Backbone
+    from featcache.commands.running import stoppable
     from featcache.prompts import DEFAULT, TextSet, encoded, prompt_set
     from featcache.search import pick_device
     from featcache.store import Store, write_store
@@ -73,12 +78,16 @@ def add(
                 continue
             if held is not None and prompts.name == DEFAULT and not held.sentences:
                 raise ConfigError(f"the default text of {opened.name} was imported and is not written over")
-            embedding = encoder.encode_texts(prompts.sentences, pick_device(device))
+            with stoppable("nothing was added"):
+                embedding = encoder.encode_texts(prompts.sentences, pick_device(device))
             made[prompts.name] = encoded(prompts, embedding, encoder.identity.tower)
-        if not made:
-            return
-        contents = contents_of(opened)
-        write_store(opened.path, replace(contents, text={**contents.text, **made}))
+    if not made:
+        return
+    with Store(opened.path) as now:  # rows or sets may have come while the texts were encoded
+        contents = contents_of(now)
+        if (now.key, now.class_ids, now.classes) != (opened.key, opened.class_ids, opened.classes):
+            raise InputError(f"{opened.name} got other classes meanwhile, so nothing is added; run the command again")
+        write_store(now.path, replace(contents, text={**contents.text, **made}))
     for name, text in made.items():
         console.say(f"{name}: {len(text.label):,} sentences added to {opened.name}; fit with --prompts {name}")
 
@@ -95,17 +104,12 @@ def _backbone_of(
     return str(provenance["backbone"]), weights or (str(noted) if noted else None), precision
 
 
-def _check_fits(encoder: object, store: object) -> None:
-    from featcache.backbones import Backbone
-    from featcache.store import Store
-
-    assert isinstance(encoder, Backbone)
-    assert isinstance(store, Store)
+def _check_fits(encoder: Backbone, store: Store) -> None:
     identity = encoder.identity
     imported = store.provenance.get("kind") != "extract"
     if identity.dim != store.dim or (not imported and identity.tower != store.spec.tower):
         raise ConfigError(
             f"{encoder.name} (width {identity.dim}, checkpoint {identity.tower.checkpoint[:12]}) is not what made "
             f"{store.name} (width {store.dim}, checkpoint {store.spec.tower.checkpoint[:12]}); its text would point "
-            "elsewhere"
+            "elsewhere: name the store's own backbone and weights"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import typer
 
@@ -12,7 +12,6 @@ from featcache import console
 from featcache.errors import FeatcacheError, InputError
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @contextmanager
@@ -25,20 +24,30 @@ def stoppable(kept: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def each(items: Sequence[tuple[str, T]], do: Callable[[T], R]) -> list[R]:
-    """`do` of every (name, item), in order: one that fails is named at once and the others go on.
+def each(items: Sequence[tuple[str, T]], do: Callable[[T], Any]) -> None:
+    """Do every (name, item), in order: one that fails is named at once and the others go on.
 
     Raises InputError at the end where any failed, or the failure itself where there was but one item.
     """
-    done, failed = [], []
+    if len(items) == 1:
+        do(items[0][1])
+        return
+    tell_failed(attempt(items, do), len(items))
+
+
+def attempt(items: Sequence[tuple[str, T]], do: Callable[[T], Any]) -> list[str]:
+    """The names of the items that failed, each told with its reason at once; the others go on."""
+    failed = []
     for name, item in items:
         try:
-            done.append(do(item))
+            do(item)
         except FeatcacheError as error:
-            if len(items) == 1:
-                raise
             console.fail(f"{name}: {error}")
             failed.append(name)
+    return failed
+
+
+def tell_failed(failed: Sequence[str], total: int) -> None:
+    """Raises InputError where any failed."""
     if failed:
-        raise InputError(f"{len(failed)} of {len(items)} failed, for the reasons above: {', '.join(failed)}")
-    return done
+        raise InputError(f"{len(failed)} of {total} failed, for the reasons above: {'; '.join(failed)}")

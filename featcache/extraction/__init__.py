@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import DataError
 from featcache.extraction.parts import remove_parts
 from featcache.extraction.plan import Plan, Request, make_plan
-from featcache.prompts import TextSet, encoded
+from featcache.prompts import PromptSet, TextSet, encoded
 
 if TYPE_CHECKING:
     from featcache.backbones import Backbone
@@ -30,8 +30,7 @@ def carry_out(
 
     for prompts in plan.texts.missing:
         backbone.tokens(prompts.sentences)  # a prompt too long is better found before the images than after them
-    plan = _encoded(plan, backbone, machine, progress=progress)
-    text = _text(plan, backbone, machine)
+    plan, text = _encoded(plan, backbone, machine, progress=progress)
     record = {
         "kind": "extract",
         "dataset": plan.manifest.name,
@@ -54,36 +53,41 @@ def remove_spent(plan: Plan) -> None:
     remove_parts(plan.spec.key, plan.spent)
 
 
-def _encoded(plan: Plan, backbone: Backbone, machine: Machine, *, progress: Progress) -> Plan:
-    """The plan with nothing left to encode, made anew each time: other processes write, and images change meanwhile."""
+def _encoded(
+    plan: Plan, backbone: Backbone, machine: Machine, *, progress: Progress
+) -> tuple[Plan, dict[str, TextSet]]:
+    """The plan with nothing left to encode, and the finished store's text sets.
+
+    The plan is made anew each time: other processes write stores and parts, and images change meanwhile.
+    """
     from featcache.extraction.encode import encode_missing
 
+    texts: dict[PromptSet, TextSet] = {}
     for _ in range(_ROUNDS):
-        if not plan.num_missing:
-            return plan
-        encode_missing(plan, backbone, machine, progress=progress)
+        if plan.num_missing:
+            encode_missing(plan, backbone, machine, progress=progress)
+        for prompts in plan.texts.missing:
+            if prompts not in texts:
+                embedding = backbone.encode_texts(prompts.sentences, machine.device)
+                texts[prompts] = encoded(prompts, embedding, plan.identity.tower)
         plan = _again(plan)
-    if plan.num_missing:
-        raise DataError(
-            f"{plan.num_images} images changed while they were encoded, {_ROUNDS} times over; "
-            "run the same command again once nothing writes to them"
-        )
-    return plan
+        if not plan.num_missing and texts.keys() >= set(plan.texts.missing):
+            return plan, _kept(plan) | {prompts.name: texts[prompts] for prompts in plan.texts.missing}
+    raise DataError(
+        f"{plan.num_images} images changed while they were encoded, {_ROUNDS} times over; "
+        "run the same command again once nothing writes to them"
+    )
 
 
 def _again(plan: Plan) -> Plan:
     return make_plan(plan.manifest, plan.identity, plan.request)
 
 
-def _text(plan: Plan, backbone: Backbone, machine: Machine) -> dict[str, TextSet]:
-    """The finished store's text sets: its own where they still fit, the others encoded."""
+def _kept(plan: Plan) -> dict[str, TextSet]:
+    """The text sets that the store has and keeps."""
     from featcache.store import Store
 
-    made = {
-        prompts.name: encoded(prompts, backbone.encode_texts(prompts.sentences, machine.device), plan.identity.tower)
-        for prompts in plan.texts.missing
-    }
     if not plan.texts.kept:
-        return made
+        return {}
     with Store(plan.store) as store:
-        return {name: store.text(name) for name in plan.texts.kept} | made
+        return {name: store.text(name) for name in plan.texts.kept}

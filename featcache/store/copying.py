@@ -21,6 +21,7 @@ def contents_of(store: Store) -> Contents:
         provenance=store.provenance,
         splits={split: _split(store, split) for split in store.splits},
         text={name: store.text(name) for name in store.text_sets},
+        written_ns=store.path.stat().st_mtime_ns,
     )
 
 

@@ -105,7 +105,8 @@ def resolve(name: str | None) -> Path:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise InputError(f"the key prefix {name} fits {len(matches)} stores; give more digits")
+            named = ", ".join(path.stem for path in matches)
+            raise InputError(f"the key prefix {name} fits {len(matches)} stores, {named}; give a name or more digits")
     raise UnknownNameError("store", name, by_name)
 
 

@@ -183,8 +183,8 @@ class Store:
             raise
         except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise StoreError(
-                f"{self.path} is damaged or incomplete ({error}); `featcache cache verify` says where, and "
-                "`featcache cache rm` followed by the same extract or import makes it anew"
+                f"{self.path} is damaged or incomplete, or made by an older featcache ({error}); "
+                f"`featcache cache rm {self.path.stem}` followed by the same extract or import makes it anew"
             ) from error
 
 

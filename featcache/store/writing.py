@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from featcache.store.places import make_folder
 from featcache.store.spec import FORMAT, Spec, canonical_json
 
 DTYPES = ("float16", "float32")
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CHUNK_BYTES = 256 * 1024
 _NOT_IN_CONTENT = ("created", "versions", "content", "provenance")
 
@@ -70,6 +72,8 @@ class Contents:
     text: Mapping[str, TextSet]
     class_ids: tuple[str, ...] = ()
     """What a class is called across data sets; empty: its name."""
+    written_ns: int | None = None
+    """The file's time: images touched since may have changed. None: now."""
 
 
 def write_store(path: Path, contents: Contents) -> None:
@@ -84,6 +88,8 @@ def write_store(path: Path, contents: Contents) -> None:
         for name, split in contents.splits.items():
             _write_split(file, name, split, contents)
         _put_text(file, "content", content_digest(file))
+    if contents.written_ns is not None:
+        os.utime(path, ns=(contents.written_ns, contents.written_ns))
 
 
 @contextmanager
@@ -97,16 +103,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
-    except PermissionError as error:
-        raise InputError(
-            f"cannot write {path}: permission denied; set FEATCACHE_HOME to a folder you can write to"
-        ) from error
     except OSError as error:
         if error.errno is None:
             raise
-        raise InputError(f"cannot write {path}: {os.strerror(error.errno)}") from error
+        do = "; set FEATCACHE_HOME to a folder you can write to" if error.errno in _NOT_WRITABLE else ""
+        raise InputError(f"cannot write {path}: {os.strerror(error.errno)}{do}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
 
 
 def _sweep(path: Path) -> None:
