@@ -23,8 +23,9 @@ _PIPED_WIDTH = 120  # where there is no terminal to ask, wide enough for every t
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPED_WIDTH)
+    # No emoji: a class may be called :smile:.
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, emoji=False, width=_PIPED_WIDTH)
 
 
 _out = _console(stderr=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from featcache.errors import ConfigError, DataError, InputError, MissingRowsError, UnknownNameError
 from featcache.fewshot import Draw, base_size, draw
 from featcache.ops import normalise
-from featcache.prompts import classifier, mean_classifier
+from featcache.prompts import DEFAULT, classifier, mean_classifier
 from featcache.store import Store
 from featcache.task import Frozen, Task
 
@@ -53,6 +53,11 @@ def load_frozen(store: Store, text_set: str, device: torch.device, classes: rang
     """
     num_classes = len(store.classes)
     weights = np.zeros((num_classes, 0), dtype=np.float32)
+    if not store.text_sets and text_set != DEFAULT:
+        raise ConfigError(
+            f"--prompts {text_set}: the store {store.name} has no text; "
+            f"`featcache prompts add {store.name} SET --backbone NAME` adds some"
+        )
     if store.text_sets:
         weights = mean_classifier([classifier(store.text(name), num_classes) for name in text_set.split("+")])
     kept = weights if classes is None else weights[classes.start : classes.stop]

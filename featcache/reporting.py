@@ -38,8 +38,8 @@ class GridRow:
 
 
 def grid_rows(runs: Sequence[RunRecord]) -> list[GridRow]:
-    """The runs grouped by what differs between them, in the grid's order."""
-    names = varying(runs)
+    """The runs grouped by the fields that are shown, in the grid's order."""
+    names = shown_fields(runs)
     points: dict[tuple[Any, ...], list[RunRecord]] = {}
     for run in runs:
         points.setdefault(tuple(run.config[name] for name in names), []).append(run)
@@ -58,9 +58,14 @@ def grid_rows(runs: Sequence[RunRecord]) -> list[GridRow]:
     return rows
 
 
+def shown_fields(runs: Sequence[RunRecord]) -> list[str]:
+    """The fields that differ between runs; alpha where none does, for it is what people ask after."""
+    return varying(runs) or [name for name in runs[0].config if name == "alpha"]
+
+
 def show(outcome: Outcome) -> None:
     """The search as a table, an alpha curve and the sentence that counts."""
-    names, rows = varying(outcome.runs), grid_rows(outcome.runs)
+    names, rows = shown_fields(outcome.runs), grid_rows(outcome.runs)
     num_draws = len(outcome.chosen)
     shown = _best_rows(rows)
     best = max(range(len(shown)), key=lambda index: shown[index].times_chosen)

@@ -212,7 +212,7 @@ def _prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recip
     if "text" in configs[0].method.needs and not store.text_sets:
         raise ConfigError(
             f"{settings.adapter} needs text weights and the store {store.name} has none; "
-            "import a file with text_features"
+            f"`featcache prompts add {store.name} default --backbone NAME` adds some"
         )
     frozen = load_frozen(store, settings.text_set, device, classes)
     return _Ready(

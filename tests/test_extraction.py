@@ -462,7 +462,7 @@ def test_unsound_requests_are_refused(home: Path, pictures: Path) -> None:
     for options, message in (({"num_views": -1}, "--views"), ({"dtype": "int8"}, "--dtype int8")):
         with pytest.raises(ConfigError, match=message):
             Request(**options)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="style is one of coop, coop-2021, clip"):
+    with pytest.raises(ConfigError, match="use one of coop, coop-2021, clip"):
         plan_of(pictures, Request(style="squash"))
 
 
@@ -507,3 +507,12 @@ def test_another_folder_with_files_of_the_same_names_is_another_data_set(home: P
 def test_a_folder_that_was_moved_keeps_its_store(copied: Path, finished: tuple[Path, Done], own: Path) -> None:
     first, again = finished[1], extract(own)
     assert (again.encoded, content(again)) == (0, content(first))
+
+
+def test_a_text_set_that_came_after_the_plan_was_made_stays(home: Path, pictures: Path) -> None:
+    extract(pictures)
+    early = plan_of(pictures, replace(FULL, prompts=("paper-7",)), template="{}!")
+    extract(pictures, replace(FULL, prompts=("openai-80",)))
+    carry(*early)
+    with Store(early[0].store) as store:
+        assert store.text_sets == ("default", "openai-80", "paper-7")

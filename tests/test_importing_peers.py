@@ -543,7 +543,7 @@ def test_the_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     said = run("import", dtd, "--from", "tip-adapter", "--name", "dtd", "--backbone", "RN50")
     assert (said.code, said.err) == (0, "")
     assert "dtd: train 12, val 15, test 15, width 8, 3 classes, no text, unit rows" in " ".join(said.out.split())
-    assert "next: featcache prompts add dtd --backbone RN50" in said.out
+    assert "next: featcache prompts add dtd default --backbone RN50" in said.out
     peer = ("import", tmp_path / "out", "--from", "clip-retrieval")
     said = run(*peer, "--name", "pets", "--classifier", tmp_path / "clf.pt")
     assert (said.code, said.err) == (0, "")

@@ -149,7 +149,7 @@ def test_a_data_set_that_fails_does_not_stop_the_others(run: Run, two: tuple[Pat
         image.write_bytes(b"no picture")
     said = run("run", put_plan(tmp_path / "plan.toml", short_plan(*two)))
     assert said.code == 2
-    assert "1 of 2 failed, for the reasons above: folder-first-tiny-coop" in " ".join(said.err.split())
+    assert "1 of 3 failed, for the reasons above: folder-first-tiny-coop" in " ".join(said.err.split())
     assert "zero_shot on folder:second" in said.out
 
 

@@ -178,7 +178,7 @@ def test_what_came_while_texts_were_encoded_stays(run: Run, pictures: Path, monk
     assert run("prompts", "add", resolve(None).stem, "paper-7").code == 0
     with Store(resolve(None)) as store:
         assert store.text_sets == ("default", "openai-80", "paper-7")
-        assert store.num_rows("train") == 6
+        assert store.num_rows("train") > len(CLASSES)
 
 
 def test_an_image_changed_before_a_set_was_added_is_still_noticed(run: Run, pictures: Path) -> None:

@@ -151,9 +151,9 @@ def test_text_that_will_be_needed_is_missed_before_anything_is_trained(home: Pat
                 text_set="default+other",
             )
         names = tuple("uvwxyz")
-        with make(home, "mute", classes=names, class_ids=names, text={}) as mute:
-            with pytest.raises(ConfigError, match="no text, which alone could tell its classes apart"):
-                to(mute, store)
+        mute = make(home, "mute", classes=names, class_ids=names, text={})
+        with mute, pytest.raises(ConfigError, match="no text, which alone could tell its classes apart"):
+            to(mute, store)
 
 
 def test_a_half_without_test_images_is_refused(home: Path) -> None:

@@ -19,7 +19,7 @@ from featcache.store import Block, Contents, Spec, SplitContents, Store, Tower, 
 from featcache.store import places as store_places
 from featcache.store.checking import diff, verify
 from featcache.store.places import check_name, list_stores, resolve, store_path
-from featcache.store.writing import check_resolution, to_stored
+from featcache.store.writing import check_resolution, replacing, to_stored
 
 CLASSES = ("stone", "日本語の紙", "naïve café", "🐈 cat")
 TOWER = Tower(architecture="RN50-quickgelu", activation="quickgelu", checkpoint="ab" * 32, precision="fp32")
@@ -339,6 +339,18 @@ def test_what_a_killed_process_left_is_removed_after_a_day(written: Path) -> Non
         os.utime(path, (0, 0))
     write_store(written, contents(arrays("float16")))
     assert sorted(temporaries(written.parent)) == sorted([new.name, other.name])
+
+
+def test_a_folder_that_vanishes_under_a_write_is_one_error(tmp_path: Path) -> None:
+    folder = tmp_path / "stores"
+
+    def write() -> None:
+        with replacing(folder / "a.h5"):
+            folder.rmdir()
+            folder.write_bytes(b"in the way")
+
+    with pytest.raises(InputError, match="cannot write"):
+        write()
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,8 +70,9 @@ def extract(sources: Sequence[Source], request: Request, options: MachineOptions
         return
     names = [(plan.store.stem, (source, plan)) for source, plan in plans]
     each(names, lambda pair: extract_one(pair[0], pair[1], options))
-    if any("train" in plan.rows and not plan.complete for _, plan in plans):
-        console.say("next: featcache fit --alpha-grid 0:1:0.1" + (" --all" if len(plans) > 1 else ""))
+    fresh = [plan for _, plan in plans if "train" in plan.rows and not plan.complete]
+    if fresh:
+        console.say("next: featcache fit --alpha-grid 0:1:0.1" + (" --all" if len(fresh) > 1 else ""))
 
 
 def plan_of(source: Source, request: Request) -> Plan:

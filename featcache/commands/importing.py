@@ -26,4 +26,4 @@ def import_features(path: Path, name: str, *, kind: str | None, dataset: str | N
         elif "train" in store.splits:
             backbone = store.provenance["backbone"]
             named = "NAME" if backbone == UNKNOWN else backbone
-            console.say(f"next: featcache prompts add {store.name} --backbone {named}")
+            console.say(f"next: featcache prompts add {store.name} default --backbone {named}")

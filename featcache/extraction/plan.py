@@ -21,7 +21,7 @@ from featcache.prompts import DEFAULT, PromptSet, prompt_set, remade
 from featcache.store import Spec, Store
 from featcache.store.places import key_of, list_stores, store_path
 from featcache.store.writing import DTYPES
-from featcache.views import Transform
+from featcache.views import STYLES, Transform
 
 _MAX_VIEWS = 2**20
 
@@ -56,6 +56,8 @@ class Request:
     def __post_init__(self) -> None:
         if not 0 <= self.num_views < _MAX_VIEWS:
             raise ConfigError(f"--views counts augmented views, from 0 to {_MAX_VIEWS - 1}; got {self.num_views}")
+        if self.style not in STYLES:
+            raise ConfigError(f"--style {self.style} is not known; use one of {', '.join(STYLES)}")
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"--dtype {self.dtype} is not known; use one of auto, {', '.join(DTYPES)}")
 
