@@ -10,7 +10,7 @@ import torch
 
 from featcache import recipes, registry
 from featcache.errors import ConfigError, UnknownNameError
-from featcache.loading import Rows
+from featcache.loading import Rows, present
 from featcache.ops import EPS, cosine_logits, cosine_loss_gradient, normalise
 from featcache.task import Factored, Method, Params, Solved, Task, Trained, field_values, swept_fields
 from featcache.training import Run, _by_autograd, _by_hand, predict, stack_hyper, train
@@ -26,6 +26,7 @@ def task() -> Task:
 
 
 def _fitted(method: Method, task: Task) -> Params:
+    task = present(task, method.views)
     if isinstance(method, Solved):
         return method.solve(
             task, {name: value[0] for name, value in stack_hyper([method], torch.device("cpu")).items()}
@@ -138,8 +139,9 @@ def test_bottleneck_is_a_fraction_of_the_width(task: Task) -> None:
 
 
 def test_fields_are_split_into_swept_and_fixed() -> None:
-    assert swept_fields(ClipAdapter) == ("alpha",)
-    assert field_values(ClipAdapter(alpha=0.5)) == {"alpha": 0.5, "reduction": 4}
+    assert swept_fields(ClipAdapter) == ("alpha", "beta")
+    fixed = {"reduction": 4, "where": "visual", "ratio": "fixed", "last": "relu"}
+    assert field_values(ClipAdapter(alpha=0.5)) == {"alpha": 0.5, "beta": 0.2, **fixed}
     assert isinstance(ClipAdapter(), Trained)
 
 

@@ -13,7 +13,17 @@ from featcache import recipes, registry
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.optimisers import make_optimiser
 from featcache.task import Task
-from featcache.training import Run, _epoch_rows, num_run_epochs, predict, train
+from featcache.training import (
+    Run,
+    _by_autograd,
+    _by_hand,
+    _by_own_loss,
+    _epoch_rows,
+    _way_of,
+    num_run_epochs,
+    predict,
+    train,
+)
 from tests import reference, synthetic
 
 ClipAdapter = registry.load("clip_adapter")
@@ -44,6 +54,14 @@ def test_all_runs_at_once_equal_one_by_one() -> None:
             for p in (params, alone)
         ]
         assert abs(int(accuracies[0] - accuracies[1])) <= 1
+
+
+def test_each_configuration_has_its_gradient_taken_its_own_way() -> None:
+    """By hand where the method has written it out, from its own loss where it has one, else by autograd."""
+    assert _way_of(ClipAdapter(alpha=0.9)) is _by_hand
+    assert _way_of(ClipAdapter(where="both")) is _by_autograd
+    assert _way_of(registry.load("taskres")()) is _by_autograd
+    assert _way_of(registry.load("clap")()) is _by_own_loss
 
 
 def test_draws_of_unequal_size_are_trained_apart() -> None:
