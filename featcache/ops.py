@@ -58,18 +58,58 @@ def zero_shot_part(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:
     return cosine_logits(image, text, logit_scale)
 
 
-def blend_each(
-    prior: Tensor, cache: Callable[[Mapping[str, Tensor]], Tensor], hypers: Sequence[Mapping[str, Tensor]]
+def sweep_cache(
+    prior: Tensor,
+    nearness: Tensor,
+    values: Tensor,
+    hypers: Sequence[Mapping[str, Tensor]],
+    *,
+    weigh: Callable[[Mapping[str, Tensor]], Tensor],
 ) -> Iterator[Tensor]:
-    """prior + alpha cache(hyper), both (N, C), for each of the hypers in order; each is written over by the next.
+    """prior + alpha exp(beta nearness) diag(weigh(hyper)) values for each hyper; each is written over by the next.
 
-    `cache` heeds all fields but alpha: it is made once for neighbours that differ in alpha alone, so alpha should be
-    a grid's last field.
+    `prior` (N, C), `nearness` (N, S), one-hot `values` (S, C), weights (S,) that alpha does not enter. The votes are
+    made once for neighbours that differ in alpha alone, so alpha should be a grid's last field.
     """
-    made, shared = None, None
-    blend = torch.empty_like(prior)
+    order = _side_by_side(values)
+    if order is not None:
+        nearness = nearness[:, order]
+    buffer, blend = torch.empty_like(nearness), torch.empty_like(prior)
+    votes, shared = prior, None
     for hyper in hypers:
         others = {name: value.item() for name, value in hyper.items() if name != "alpha"}
-        if made is None or others != shared:
-            made, shared = cache(hyper), others
-        yield torch.add(prior, made, alpha=hyper["alpha"].item(), out=blend)
+        if others != shared:
+            weight, shared = weigh(hyper), others
+            near = torch.mul(nearness, hyper["beta"], out=buffer).exp_()
+            # With a class's keys side by side its votes are a plain sum, far cheaper than the product over C.
+            votes = (
+                near @ (weight[:, None] * values)
+                if order is None
+                else near.mul_(weight[order]).view(*prior.shape, -1).sum(dim=2)
+            )  # (N, C)
+        yield torch.add(prior, votes, alpha=hyper["alpha"].item(), out=blend)
+
+
+def _side_by_side(values: Tensor) -> Tensor | None:
+    """(S,) the order that brings each class's keys together, from one-hot (S, C); None where classes differ in size."""
+    sizes = values.sum(dim=0)
+    if not (sizes == sizes[0]).all():
+        return None
+    return values.argmax(dim=1).argsort(stable=True)
+
+
+def inter_class_similarity(rows: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """(D,) the mean product of two rows of different classes, channel by channel, from rows (S, D), labels (S,)."""
+    sums, counts = class_sums(rows, label, num_classes)
+    products = sums.sum(dim=0).square() - sums.square().sum(dim=0)  # over all pairs, less those within a class
+    pairs = counts.sum().square() - counts.square().sum()
+    return products / pairs.clamp_min(1)
+
+
+def refined_channels(similarity: Tensor, text: Tensor, *, weight: float, kept: float) -> Tensor:
+    """(Q,) the channels worth keeping, best first: alike in few classes and varied in text (APE, arXiv 2304.01195).
+
+    Of the D channels the round(kept D) of least weight similarity (D,) - (1 - weight) variance of text (C, D) stay.
+    """
+    cost = weight * similarity - (1 - weight) * text.var(dim=0)
+    return cost.topk(max(1, round(kept * len(cost))), largest=False).indices

@@ -1,0 +1,112 @@
+"""The batched solver against Newton's method and scikit-learn, and what must hold of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from featcache import registry
+from featcache.errors import ConfigError
+from featcache.loading import present
+from featcache.ops import normalise
+from featcache.task import Params, Task
+from featcache.training import predict, single_hyper
+from tests import synthetic
+from tests.references import linear_probe as reference
+
+LinearProbe = registry.load("linear_probe")
+STRENGTHS = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """Noisy labels: no classifier is right on all rows, so that weak penalties have a minimum near by."""
+    made = present(synthetic.task(shots=10, classes=4, dim=8), "mean")
+    return replace(made, label=made.label.where(torch.arange(len(made.label)) % 7 > 0, 0))
+
+
+def _fit(runs: list[tuple[Task, float]], **fields: float) -> list[Params]:
+    method = LinearProbe(**fields)
+    hyper = single_hyper(method, torch.device("cpu"))
+    return method.solve_runs([(task, {**hyper, "c": torch.tensor(c)}) for task, c in runs])
+
+
+@pytest.mark.parametrize("c", [1e4, 1e2, 30.0, 1.0, 1e-2])
+def test_solution_equals_newtons(task: Task, c: float) -> None:
+    weight, bias = reference.fit(task.rows, task.label, task.num_classes, c=c)
+    (params,) = _fit([(replace(task, image=task.image.double()), c)], tolerance=1e-6)
+    torch.testing.assert_close(params["weight"], weight, rtol=1e-4, atol=1e-5 * weight.abs().max().item())
+    # A shift of all biases changes no probability, so only their differences are told.
+    centred = params["bias"] - params["bias"].mean()
+    torch.testing.assert_close(centred, bias, rtol=1e-4, atol=1e-5 * weight.abs().max().item())
+
+
+def test_accuracies_equal_scikit_learns() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    tasks = [present(synthetic.task(shots=8, classes=6, dim=24, seed=seed), "mean") for seed in (0, 1)]
+    # New rows of the same classes: other noise, same text and shift.
+    test = [synthetic.task(shots=300, classes=6, dim=24, seed=seed) for seed in (0, 1)]
+    fitted = iter(_fit([(task, c) for task in tasks for c in STRENGTHS], tolerance=0.01))
+    for task, rows in zip(tasks, test, strict=True):
+        # About the mean: a free bias takes it up, so the minimum is the same. On rows as they are scikit-learn stops
+        # short of the bias at small c, where the loss hardly changes.
+        mean = normalise(task.rows).double().mean(dim=0)
+        train, new = ((normalise(some).double() - mean).numpy() for some in (task.rows, rows.image[:, 1]))
+        for c in STRENGTHS:
+            slow = linear_model.LogisticRegression(C=c, max_iter=10_000, tol=1e-10).fit(train, task.label.numpy())
+            ours = predict(LinearProbe(c=c), next(fitted), rows.image[:, 1], task).argmax(dim=1)
+            theirs = torch.from_numpy(slow.predict(new))
+            accuracies = [(made == rows.label).double().mean().item() for made in (ours, theirs)]
+            assert accuracies[0] == pytest.approx(accuracies[1], abs=0.003), f"c {c:g}"
+
+
+def test_a_run_fits_the_same_alone_and_among_others(task: Task) -> None:
+    shorter = replace(task, image=task.image[:-3], label=task.label[:-3])
+    runs = [(one, c) for one in (task, shorter) for c in (*STRENGTHS, 300.0)]
+    for run, together in zip(runs, _fit(runs, tolerance=1e-3), strict=True):
+        (alone,) = _fit([run], tolerance=1e-3)
+        for name, value in alone.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-2, atol=1e-2 * value.abs().max().item())
+
+
+def test_a_stack_cut_to_bound_memory_gives_the_same(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [(task, c) for c in (1.0, 0.5, 0.1)]
+    whole = _fit(runs, tolerance=1e-3)
+    monkeypatch.setitem(LinearProbe.solve_runs.__globals__, "STACK", 1)
+    for cut, params in zip(_fit(runs, tolerance=1e-3), whole, strict=True):
+        torch.testing.assert_close(cut["weight"], params["weight"], rtol=1e-3, atol=1e-4)
+
+
+def test_a_stronger_penalty_gives_smaller_weights(task: Task) -> None:
+    sizes = [params["weight"].norm().item() for params in _fit([(task, c) for c in STRENGTHS])]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 1e-4
+
+
+def test_a_looser_tolerance_stops_earlier(task: Task) -> None:
+    def loss(tolerance: float) -> float:
+        (params,) = _fit([(task, 100.0)], tolerance=tolerance)
+        whole = torch.cat([params["weight"], params["bias"][None]]).flatten()
+        return reference.objective(whole, task.rows, task.label, task.num_classes, 100.0).item()
+
+    assert loss(1e-3) < loss(0.9)
+
+
+def test_a_class_without_rows_and_broken_rows_end(task: Task) -> None:
+    kept = task.label != 2
+    (params,) = _fit([(replace(task, image=task.image[kept], label=task.label[kept]), 1e4)])
+    assert all(value.isfinite().all() for value in params.values())
+    broken = replace(task, image=task.image * float("nan"))
+    healthy, lost = _fit([(task, 1.0), (broken, 1.0)])
+    assert healthy["weight"].isfinite().all()
+    assert not lost["bias"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"c": 0.0}, {"c": float("nan")}, {"c": 1e13}, {"tolerance": 0.0}, {"max_iterations": 0}]
+)
+def test_values_outside_their_range_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="; got"):
+        LinearProbe(**fields)
