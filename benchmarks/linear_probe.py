@@ -13,7 +13,7 @@ accuracy has two readings, and both ratios are printed:
 
 A side's time is its shortest median among the tolerances (scikit-learn: also precisions and threads) that are equal.
 All take turns, `--repeats` times in one process. Without --features: synthetic embeddings of the same shape. The
-figures are in benchmarks/results/linear_probe.json; the target is 3x.
+figures go to benchmarks/results/linear_probe.json; the target is 3x. No figure of a quiet machine is there yet.
 """
 
 from __future__ import annotations

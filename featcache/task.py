@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Protocol, get_type_hints, runtime_checkable
 
 import torch
@@ -156,7 +157,11 @@ class Swept(Method, Protocol):
 
 def swept_fields(method: type | Method) -> tuple[str, ...]:
     """The method's `float` fields: those that one stack can hold at different values."""
-    kind = method if isinstance(method, type) else type(method)
+    return _float_fields(method if isinstance(method, type) else type(method))
+
+
+@cache  # asked for every point of a grid, and annotations are slow to read
+def _float_fields(kind: type) -> tuple[str, ...]:
     hints = get_type_hints(kind)
     return tuple(field.name for field in fields(kind) if hints[field.name] is float)
 
