@@ -113,6 +113,21 @@ def test_an_absent_file_and_an_unknown_name() -> None:
         made("paper7")
 
 
+def test_a_sentences_length_is_not_its_weight() -> None:
+    """Radford et al. 2021: each sentence is normalised before the mean, and the mean once more."""
+    text = prompts.TextSet(
+        embedding=np.array([[9, 0], [0, 1], [3, 4]], dtype=np.float32),
+        label=np.array([0, 0, 1], dtype=np.int32),
+        template=np.array([0, 1, 0], dtype=np.int32),
+        templates=("a {}", "the {}"),
+        origin="any",
+    )
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(prompts.classifier(text, 2), [[half, half], [0.6, 0.8]], atol=1e-6)
+    with pytest.raises(DataError, match="1 classes have no sentence"):
+        prompts.classifier(text, 3)
+
+
 def test_the_mean_of_sets_weighs_them_alike() -> None:
     one = np.array([[1, 0], [0, 1]], dtype=np.float32)
     other = np.array([[0, 1], [0, 1]], dtype=np.float32)
