@@ -579,11 +579,11 @@ print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process's peak memory")
 def test_memory_does_not_grow_with_the_rows(home: Path, tmp_path: Path) -> None:
-    """8,400 and 20,000 rows of 1,536 numbers, 36 MB apart: the peaks differ by what the paths take, about 8 MB."""
+    """8,400 and 20,000 rows of 3,072 numbers, 71 MB apart: the peaks differ by the paths and the allocator's whims."""
     peak_mb = {}
     for count in (2100, 5000):
         names = [f"/d/{s}/{c}/{n}.jpg" for s in ("train", "test") for c in "ab" for n in range(count)]
-        retrieval_folder(tmp_path / str(count), names, per_file=5000, dim=1536)
+        retrieval_folder(tmp_path / str(count), names, per_file=5000, dim=3072)
         command = [sys.executable, "-c", PEAK, str(tmp_path / str(count)), f"rows{count}"]
         peak_mb[count] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
-    assert peak_mb[5000] - peak_mb[2100] < 25, peak_mb
+    assert peak_mb[5000] - peak_mb[2100] < 45, peak_mb
