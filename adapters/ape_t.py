@@ -8,8 +8,7 @@ outside of them, is added to class c's text and to every key of class c, and eac
 
 r (from 0) and R (from 1) are trained by cross-entropy at fixed `train_alpha` and `train_beta`; alpha and beta are
 swept afterwards. As in the authors' code, which is followed: keys and images keep all D channels, sums are not
-normalised again, and R starts at 1 rather than at `ape`'s divergences. Their recipe: AdamW, lr 0.001 (ImageNet
-0.0001), eps 1e-3, weight decay 0.1, batch 256, cosine by step, 30 epochs (ImageNet 20).
+normalised again, and R starts at 1 rather than at `ape`'s divergences. The preset `ape-t` is their recipe.
 
 What their code does and this does not: it keeps the epoch that is best on val (printed there as test accuracy; on
 ImageNet val is the test set). Here the last epoch is kept. In the version read, the call that trains APE-T is
@@ -42,7 +41,7 @@ class ApeT:
     views: ClassVar[str] = "turn"
     post_hoc: ClassVar[tuple[str, ...]] = ("alpha", "beta")
     grid: ClassVar[Mapping[str, str]] = {"beta": "0.1:6.655:0.345", "alpha": "0.1:6.655:0.345"}
-    preset: ClassVar[str] = "adamw"
+    preset: ClassVar[str] = "ape-t"
     constant: ClassVar[tuple[str, ...]] = ("keys", "values", "mask")
 
     alpha: float = 1.0

@@ -80,8 +80,8 @@ class ClipAdapter:
         default = next(field.default for field in fields(self) if field.name == name)
         if name not in self._heeded and value != default:
             raise ConfigError(
-                f"{name}={value:g} has no effect where={self.where}: leave it at {default:g} "
-                f"(--grid {name}={default:g}) and search {' and '.join(self._heeded)}"
+                f"{name}={value:g} has no effect where={self.where}: leave it out and search "
+                f"{' and '.join(self._heeded)}"
             )
         if name in self._heeded and self.ratio != "fixed" and value in (0, 1):
             raise ConfigError(
@@ -93,6 +93,12 @@ class ClipAdapter:
     def _heeded(self) -> tuple[str, ...]:
         """The ratio fields that have an effect."""
         return {"visual": ("alpha",), "text": ("beta",), "both": ("alpha", "beta")}[self.where]
+
+    @property
+    def own_grid(self) -> Mapping[str, str]:
+        """The ratios that have an effect, more coarsely where they multiply; none where training finds them."""
+        values = "0:1:0.1" if len(self._heeded) == 1 else "0:1:0.2"
+        return dict.fromkeys(self._heeded, values) if self.ratio == "fixed" else {}
 
     @property
     def inert(self) -> bool:

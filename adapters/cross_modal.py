@@ -8,10 +8,11 @@ The head starts at the text weights; only images are classified.
 Departures. The authors fill half of each batch with texts drawn at random (share 0.5); here every step takes all C
 class texts at that weight, whose gradient is the expectation of theirs, without the sampling's noise. Their texts
 are single prompts, one shot a template; ours are the class weights, the templates' mean. Their code searches the
-learning rate (1e-3, 1e-4), weight decay and batch size on the few-shot val images, stops early on them, and also
-averages the head with the text weights (WiSE-FT); here the recipe's last step is taken, and of those only the rate
-is the user's grid. Preset: `adamw`, their optimiser at the lower of their two rates; a random start, which has
-further to go, needs the higher one (lr 1e-3) or more epochs.
+learning rate, weight decay and batch size on the few-shot val images, stops early on them, and also averages the head
+with the text weights (WiSE-FT); here the recipe's last step is taken, and of those the rate is searched, over their two
+values. A start from text does as well at either; a random one, which has further to go than the steps of the lower rate
+reach, needs the higher (genuine features, 70 classes, 16 shots: 85.8 % at 1e-4, 94.9 % at 1e-3, zero-shot 90.0 %).
+Preset: `adamw`, their optimiser.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class CrossModal:
     transfers: ClassVar[bool] = False
     views: ClassVar[str] = "turn"
     post_hoc: ClassVar[tuple[str, ...]] = ()
-    grid: ClassVar[Mapping[str, str]] = {}
+    grid: ClassVar[Mapping[str, str]] = {"lr": "1e-4,1e-3"}
     preset: ClassVar[str] = "adamw"
     constant: ClassVar[tuple[str, ...]] = ()
 

@@ -4,14 +4,14 @@
     logits = logit_scale * f . text + alpha exp(-beta (1 - f . K)) V          with f the unit image
 
 K is trained by cross-entropy at fixed `train_alpha` and `train_beta`; alpha and beta are swept afterwards on the same
-keys, which are not normalised again. The authors train with AdamW (lr 0.001, eps 1e-4, batch 256, a cosine over 20
-epochs by step, a view drawn anew each time) at the config's `init_alpha` and `init_beta`.
+keys, which are not normalised again. The authors train with the recipe that is the preset `tip-adapter-f`, a view
+drawn anew each time, at the config's `init_alpha` and `init_beta`.
 
 What their code does and this does not: after each epoch it measures test, keeps the keys of the epoch that is best
 there, and reports the higher of two test accuracies. Here the last epoch is kept and test is read once. Its search
 over alpha and beta is on val, as for `tip_adapter` (on ImageNet: on its test images). Further departures: the keys
-average the views' unit embeddings, not raw ones; the cosine falls by epoch; the recipe's AdamW has eps 1e-8. Without
-text the cache is trained and classifies alone.
+average the views' unit embeddings, not raw ones; train_alpha and train_beta are the same on all data sets. Without text
+the cache is trained and classifies alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TipAdapterF:
     views: ClassVar[str] = "turn"
     post_hoc: ClassVar[tuple[str, ...]] = ("alpha", "beta")
     grid: ClassVar[Mapping[str, str]] = {"beta": "0.1:6.9655:0.0345", "alpha": "0.1:2.855:0.145"}
-    preset: ClassVar[str] = "adamw"
+    preset: ClassVar[str] = "tip-adapter-f"
     constant: ClassVar[tuple[str, ...]] = ("values",)
 
     alpha: float = 1.17

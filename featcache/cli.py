@@ -16,6 +16,7 @@ from featcache.commands.adapters import app as adapters_app
 from featcache.commands.backbones import app as backbones_app
 from featcache.commands.cache import app as cache_app
 from featcache.commands.datasets import app as datasets_app
+from featcache.commands.listing import app as results_app
 from featcache.commands.prompts import app as prompts_app
 from featcache.errors import ConfigError, FeatcacheError
 
@@ -31,6 +32,7 @@ app.add_typer(backbones_app, name="backbones")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(cache_app, name="cache")
 app.add_typer(prompts_app, name="prompts")
+app.add_typer(results_app, name="results")
 _debug = False
 
 
@@ -156,23 +158,40 @@ def fit_command(
     ] = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(help="FIELD=VALUES to search, any number of times; lr too. `featcache adapters info` lists them."),
+        typer.Option(help="FIELD=VALUES to search, any number of times (`featcache adapters info`); lr, momentum too."),
     ] = None,
-    adapter: Annotated[str, typer.Option(help="The method's name; several by commas.")] = "clip_adapter",
+    adapter: Annotated[str, typer.Option(help="The method's name; several by commas; all.")] = "clip_adapter",
     shots: Annotated[
         str | None, typer.Option(help="Images a class; a list fits each. Default: the largest extracted.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Draws. Default: all extracted.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Training recipe: coop (the default), adamw or paper.")] = None,
+    init_seeds: Annotated[
+        str | None,
+        typer.Option(help="Fit each draw from each of these starts. Default: one, the draw's own seed."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Training recipe: coop, adamw, paper, tip-adapter-f, ape-t, taskres. Default: the method's."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
     lr: Annotated[float | None, typer.Option(help="In place of the preset's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="In place of the preset's.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="In place of the preset's; SGD's alone.")] = None,
+    last_batch: Annotated[
+        str | None, typer.Option(help="A smaller last batch: drop it, as Dassl, or keep it. Default: the preset's.")
+    ] = None,
     select: Annotated[
         str | None, typer.Option(help="Selection protocol. Default: fewshot-val, or train-holdout without val.")
     ] = None,
     prompts: Annotated[
-        str, typer.Option(help="The text set; A+B averages two, A,B fits each (`featcache prompts ls`).")
-    ] = "default",
+        str | None,
+        typer.Option(help="The text set; A+B averages two, A,B fits each (`featcache prompts ls`). Default: default."),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Text that a result has learnt (coop), by its id; ID+default averages it with a prompt set."),
+    ] = None,
     classes: Annotated[str, typer.Option(help="all, or CoOp's halves: base, new.")] = "all",
     also: Annotated[
         str | None,
@@ -205,12 +224,16 @@ def fit_command(
         choose=choose,
         shots=_ints(shots, "--shots") if shots else (None,),
         shot_seeds=_ints(seeds, "--seeds") if seeds else None,
+        init_seeds=_ints(init_seeds, "--init-seeds") if init_seeds else None,
         preset=preset,
         epochs=epochs,
         lr=lr,
         batch_size=batch_size,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        last_batch=last_batch,
         select=select,
-        prompts=_words(prompts, "--prompts"),
+        prompts=_text_sets(prompts, text),
         classes=classes,
         also=_words(also, "--also") if also else (),
         device=device,
@@ -272,18 +295,6 @@ def import_command(
     import_features(path, name, kind=kind, dataset=dataset, stated=stated)
 
 
-@app.command(name="results")
-def results_command(
-    search: Annotated[int | None, typer.Argument(help="A result's id: shows all its runs.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest to list.")] = 20,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
-) -> None:
-    """List what has been fitted, or show one search whole."""
-    from featcache.commands import listing
-
-    listing.results(search, limit=limit, as_json=json)
-
-
 def _datasets(text: str) -> tuple[str, ...]:
     """Names by commas; a path that holds a comma stays whole."""
     place = text.partition(":")[2]
@@ -295,6 +306,18 @@ def _words(text: str, option: str) -> tuple[str, ...]:
     if not all(words):
         raise ConfigError(f"{option} {text!r}: a comma-separated list of names")
     return tuple(dict.fromkeys(words))
+
+
+def _text_sets(prompts: str | None, text: str | None) -> tuple[str, ...]:
+    """The text sets that --prompts or --text means."""
+    from featcache.prompts import DEFAULT
+    from featcache.text_sources import as_typed
+
+    if text is None:
+        return _words(prompts or DEFAULT, "--prompts")
+    if prompts is not None:
+        raise ConfigError(f"--text and --prompts both say which text: for their mean, --text {text}+{prompts}")
+    return tuple(as_typed(item) for item in _words(text, "--text"))
 
 
 def _crop_scale(text: str) -> tuple[float, float]:

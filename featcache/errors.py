@@ -6,7 +6,10 @@
         ├── DataError               a data set, an image or an array is not usable
         ├── ConfigError             a setting is out of range, unknown or without effect
         ├── StoreError              a file is not a featcache store, or is damaged
-        └── MissingRowsError        the store is sound but lacks what was asked of it
+        ├── MissingRowsError        the store is sound but lacks what was asked of it
+        └── MethodError             a method's own code raised, or gave what is no number
+            ├── BreachError         a method gave what no method may give, whatever its fields' values
+            └── SpoiltError         a method changed what other runs share
 
 Every message says what was asked, what was found and what to do. The command line prints the message
 and exits 2; anything that is not a `FeatcacheError` is our own bug.
@@ -52,3 +55,15 @@ class StoreError(InputError):
 
 class MissingRowsError(InputError):
     """The store is sound but lacks what was asked of it; the message gives the command that adds it."""
+
+
+class MethodError(InputError):
+    """A method's own code raised, or gave what is no number; the message names its file and the function."""
+
+
+class BreachError(MethodError):
+    """A method gave what no method may give, whatever its fields' values: a shape, a type, no gradient."""
+
+
+class SpoiltError(MethodError):
+    """A method changed what other runs share, so that nothing else of its search can be trusted."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from featcache import registry
-from featcache.errors import ConfigError
-from featcache.recipes import Recipe
-from featcache.task import Method, Params, Solved, SolvedTogether, Task, field_values, swept_fields
+from featcache.errors import ConfigError, MethodError
+from featcache.faults import apart, blame, shared
+from featcache.recipes import PER_RUN, Recipe
+from featcache.task import Method, Params, Solved, SolvedTogether, Task, Trained, field_values, swept_fields
 from featcache.training import Run, num_run_epochs, single_hyper, train
+from featcache.vetting import vet, vet_solved
 
 POST_HOC_ALPHA = "post_hoc_alpha"
 """What the alpha of one trained head is called when it is swept afterwards: not the alpha it was trained at."""
-LR = "lr"
-"""The field of a grid that is the recipe's, not the method's: each run of a stack has its own."""
 Progress = Callable[[int, int], None]
 """Told how many run-epochs have just been done, and of how many in all; called from worker threads."""
 
@@ -26,8 +28,8 @@ class Config(NamedTuple):
 
     method: Method
     """What predicts."""
-    lr: float | None
-    """The learning rate, where it is searched."""
+    training: Mapping[str, float] = MappingProxyType({})
+    """The recipe's fields that are searched (`recipes.PER_RUN`), in its place."""
     trained_as: Method | None = None
     """What was trained, where `method` is that head with another alpha."""
 
@@ -39,7 +41,7 @@ class Config(NamedTuple):
     @property
     def values(self) -> dict[str, Any]:
         """The whole configuration as a plain mapping."""
-        values = field_values(self.fitted) | ({} if self.lr is None else {LR: self.lr})
+        values = {**field_values(self.fitted), **self.training}
         return values if self.trained_as is None else {**values, POST_HOC_ALPHA: getattr(self.method, "alpha")}  # noqa: B009
 
 
@@ -47,28 +49,33 @@ class Config(NamedTuple):
 class Fit:
     """Parameters, and what they serve: configurations that differ in post-hoc fields alone share them."""
 
-    draw: int
-    """Index of the draw they were fitted on."""
+    task: int
+    """Index of the task they were fitted on."""
     configs: list[int]
     """Indices of the configurations."""
     params: Params
+    """Empty where there are faults."""
+    faults: dict[int, MethodError] = field(default_factory=dict)
+    """By configuration: why its run came to nothing, be it in fitting or, added then, in predicting."""
 
 
 def expand(adapter: str, grid: Mapping[str, Sequence[Any]]) -> list[Config]:
     """The points of a grid, every field's values times every other's; raises for what the method does not know."""
     kind = registry.load(adapter)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    training = [name for name in PER_RUN if name not in known and hasattr(kind, "init")]
     for name in grid:
-        if name not in known and not (name == LR and hasattr(kind, "init")):
+        if name not in known and name not in training:
             raise ConfigError(f"{adapter} has no field {name!r}; it has: {', '.join(known) or 'none'}")
     points = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
-    return [
-        Config(
-            kind(**{name: value for name, value in point.items() if name in known}),
-            point.get(LR) if LR not in known else None,
-        )
-        for point in points
-    ]
+    with blame(kind, "its fields"):
+        return [
+            Config(
+                kind(**{name: value for name, value in point.items() if name in known}),
+                {name: value for name, value in point.items() if name in training},
+            )
+            for point in points
+        ]
 
 
 def sweep_alpha(configs: Sequence[Config], alphas: Sequence[float]) -> list[Config]:
@@ -80,7 +87,7 @@ def sweep_alpha(configs: Sequence[Config], alphas: Sequence[float]) -> list[Conf
             raise ConfigError(f"{_name(method)} has no alpha that is trained, so there is nothing to sweep post hoc")
         if method.inert:
             raise ConfigError(f"nothing is trained at alpha {method.alpha:g}, so there is nothing to sweep post hoc")
-        swept += [Config(replace(method, alpha=alpha), config.lr, method) for alpha in alphas]
+        swept += [Config(replace(method, alpha=alpha), config.training, method) for alpha in alphas]
     return swept
 
 
@@ -91,28 +98,38 @@ def _name(method: Method) -> str:
 def fit(
     configs: Sequence[Config], tasks: Sequence[Task], seeds: Sequence[int], recipe: Recipe, progress: Progress
 ) -> list[Fit]:
-    """Every configuration fitted on every draw's task, draw by draw; `seeds` are the draws' init seeds."""
+    """Every configuration fitted on every task, task by task, each from the init seed beside it in `seeds`."""
     groups = _share(configs)
     firsts = [configs[members[0]] for members in groups]
-    places = [(draw, group) for draw in range(len(tasks)) for group in range(len(groups))]
+    places = [(task, group) for task in range(len(tasks)) for group in range(len(groups))]
+    served = [[configs[index].method for index in groups[group]] for _, group in places]
     if isinstance(firsts[0].method, Solved):
-        params = _solve([(tasks[draw], firsts[group].fitted) for draw, group in places])
+        made = _solve([(tasks[task], firsts[group].fitted) for task, group in places], served)
     else:
         runs = [
             Run(
                 method=firsts[group].fitted,
-                lr=recipe.lr if firsts[group].lr is None else firsts[group].lr,  # type: ignore[arg-type]
-                draw=draw,
-                init_seed=seeds[draw],
+                draw=task,
+                init_seed=seeds[task],
+                **{"lr": recipe.lr, **firsts[group].training},
             )
-            for draw, group in places
+            for task, group in places
         ]
         total = num_run_epochs(runs, recipe)
-        params = _train(runs, tasks, recipe, lambda done: progress(done, total))
+        made = _train(runs, served, tasks, recipe, lambda done: progress(done, total))
     return [
-        Fit(draw=draw, configs=groups[group], params=fitted)
-        for (draw, group), fitted in zip(places, params, strict=True)
+        Fit(task=task, configs=groups[group], params=fitted)
+        if not isinstance(fitted, MethodError)
+        else Fit(task=task, configs=groups[group], params={}, faults=dict.fromkeys(groups[group], fitted))
+        for (task, group), fitted in zip(places, made, strict=True)
     ]
+
+
+def num_params(method: Method, params: Params) -> int | None:
+    """How many numbers gradient steps can change; None for a method that takes none."""
+    if not isinstance(method, Trained):
+        return None
+    return sum(value.numel() for name, value in params.items() if name not in method.constant)
 
 
 def _share(configs: Sequence[Config]) -> list[list[int]]:
@@ -125,28 +142,62 @@ def _share(configs: Sequence[Config]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _solve(runs: Sequence[tuple[Task, Method]]) -> list[Params]:
-    """The solved parameters of each run, together where the method can."""
-    solved: dict[int, Params] = {}
-    for members in _by_kind([method for _, method in runs]):
-        method = runs[members[0]][1]
-        pairs = [(runs[index][0], single_hyper(runs[index][1], runs[index][0].image.device)) for index in members]
-        if isinstance(method, SolvedTogether):
-            made = method.solve_runs(pairs)
-        else:
-            assert isinstance(method, Solved)
-            made = [method.solve(*pair) for pair in pairs]
-        solved.update(zip(members, made, strict=True))
-    return [solved[index] for index in range(len(runs))]
+def _solve(runs: Sequence[tuple[Task, Method]], served: Sequence[Sequence[Method]]) -> list[Params | MethodError]:
+    """The solved parameters of each run, together where the method can; its own error where it has none.
+
+    `served` are the methods that predict from each.
+    """
+
+    def together(members: list[int]) -> list[Params]:
+        method, tasks = runs[members[0]][1], [runs[index][0] for index in members]
+        hypers = [single_hyper(runs[index][1], task.image.device) for index, task in zip(members, tasks, strict=True)]
+        with blame(method, "solve", shared(*tasks)):
+            if isinstance(method, SolvedTogether):
+                made = method.solve_runs(list(zip(tasks, hypers, strict=True)))
+            else:
+                assert isinstance(method, Solved)
+                made = [method.solve(*pair) for pair in zip(tasks, hypers, strict=True)]
+        vet_solved(served[members[0]], made, len(members), tasks[0])
+        return made
+
+    return _kind_by_kind([method for _, method in runs], together)
 
 
-def _train(runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, progress: Callable[[int], None]) -> list[Params]:
+def _train(
+    runs: Sequence[Run],
+    served: Sequence[Sequence[Method]],
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    progress: Callable[[int], None],
+) -> list[Params | MethodError]:
     """The trained parameters of each run: a stack holds runs that share all but float fields."""
-    trained: dict[int, Params] = {}
+    sound: set[tuple[int, ...]] = set()
+
+    def look(members: list[int]) -> None:
+        vet([runs[index].method for index in members], served[members[0]], tasks[runs[members[0]].draw])
+        sound.add(tuple(members))
+
+    def together(members: list[int]) -> list[Params]:
+        if tuple(members) not in sound:
+            look(members)
+        with blame(runs[members[0]].method, "training", shared(*tasks)):
+            return train([runs[index] for index in members], tasks, recipe, progress=progress)
+
+    # All are looked at before any is trained: what a store lacks for one of them is told at once.
     for members in _by_kind([run.method for run in runs]):
-        fitted = train([runs[index] for index in members], tasks, recipe, progress=progress)
-        trained.update(zip(members, fitted, strict=True))
-    return [trained[index] for index in range(len(runs))]
+        with suppress(MethodError):
+            look(members)
+    return _kind_by_kind([run.method for run in runs], together)
+
+
+def _kind_by_kind(
+    methods: Sequence[Method], together: Callable[[list[int]], list[Params]]
+) -> list[Params | MethodError]:
+    """What `together` gives for the runs of each kind, in the runs' order; a run that fails alone has its error."""
+    fitted: dict[int, Params | MethodError] = {}
+    for members in _by_kind(methods):
+        fitted.update(zip(members, apart(together, members), strict=True))
+    return [fitted[index] for index in range(len(methods))]
 
 
 def _by_kind(methods: Sequence[Method]) -> list[list[int]]:

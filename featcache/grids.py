@@ -52,6 +52,8 @@ def parse_as(kind: type, text: str, name: str) -> tuple[Any, ...]:
         return tuple(word == "true" for word in words)
     if kind is not str or not all(words):
         raise ConfigError(f"{name} cannot be searched from {text!r}; write values by commas")
+    if len(set(words)) < len(words):
+        raise ConfigError(f"the grid {text!r} of {name} names a value twice")
     return tuple(words)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +16,13 @@ from featcache.errors import ConfigError, DataError, InputError, MissingRowsErro
 from featcache.fewshot import Draw, base_size, draw
 from featcache.ops import normalise
 from featcache.prompts import DEFAULT, classifier, mean_classifier
+from featcache.recipes import IMAGENET
 from featcache.store import Store
 from featcache.task import Frozen, Task
+from featcache.text_sources import Sources
+
+if TYPE_CHECKING:
+    from featcache.backbones.text_tower import TextTower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +53,21 @@ def class_range(store: Store, which: str) -> range:
     return ranges[which]
 
 
-def load_frozen(store: Store, text_set: str, device: torch.device, classes: range | None = None) -> Frozen:
+def load_frozen(
+    store: Store,
+    text_set: str,
+    device: torch.device,
+    classes: range | None = None,
+    *,
+    tower: TextTower | None = None,
+) -> Frozen:
     """The store's text weights and logit scale; a store without text gives (C, 0) weights.
 
     `text_set` names a set, or several joined by + whose classifiers are averaged; `classes` are those wanted, all
     when None.
     """
     num_classes = len(store.classes)
+    classes = range(num_classes) if classes is None else classes
     weights = np.zeros((num_classes, 0), dtype=np.float32)
     if not store.text_sets and text_set != DEFAULT:
         raise ConfigError(
@@ -60,8 +76,28 @@ def load_frozen(store: Store, text_set: str, device: torch.device, classes: rang
         )
     if store.text_sets:
         weights = mean_classifier([classifier(store.text(name), num_classes) for name in text_set.split("+")])
-    kept = weights if classes is None else weights[classes.start : classes.stop]
-    return Frozen(text=torch.from_numpy(kept).to(device), logit_scale=store.logit_scale)
+    return Frozen(
+        text=torch.from_numpy(weights[classes.start : classes.stop]).to(device),
+        logit_scale=store.logit_scale,
+        names=store.classes[classes.start : classes.stop],
+        tower=tower,
+    )
+
+
+def with_learnt(frozen: Frozen, sources: Sources, learnt: Sequence[NDArray[np.float32]]) -> Frozen:
+    """`frozen`, whose text is of the sources' prompt sets, with the text (C, D) that the sources' runs have learnt.
+
+    Each run counts as much as all prompt sets together. Raises ConfigError where a run learnt of other
+    classes or at another width.
+    """
+    for run, weights in zip(sources.runs, learnt, strict=True):
+        if weights.shape != tuple(frozen.text.shape):
+            raise ConfigError(
+                f"result {run} learnt text of shape {weights.shape}; here it would be {tuple(frozen.text.shape)}"
+            )
+    written = [frozen.text.cpu().numpy()] if sources.sets else []
+    text = torch.from_numpy(mean_classifier([*written, *learnt])).to(frozen.text)
+    return replace(frozen, text=text)
 
 
 def load_task(store: Store, chosen: Draw, frozen: Frozen, first_class: int = 0) -> Task:
@@ -77,6 +113,8 @@ def load_task(store: Store, chosen: Draw, frozen: Frozen, first_class: int = 0) 
     return Task(
         text=frozen.text,
         logit_scale=frozen.logit_scale,
+        names=frozen.names,
+        tower=frozen.tower,
         image=torch.from_numpy(image.astype(np.float32)).to(device),
         label=torch.from_numpy(labels - first_class).to(device),
     )
@@ -149,6 +187,18 @@ def draws_of(store: Store, shots: int | None, shot_seeds: tuple[int, ...] | None
         shot_seeds = shot_seeds[:1]
     val_label = store.label("val") if "val" in store.splits else None
     return [draw(label, val_label, shots=shots, shot_seed=seed) for seed in shot_seeds]
+
+
+def data_set(store: Store) -> str:
+    """What recipes know the store's data set by: recipes.IMAGENET for ImageNet, else the name it was extracted under.
+
+    ImageNet is told by its name or, whatever folder or list it came from, by 1000 classes whose ids are WordNet's. A
+    store that knows its classes by their names alone (most imports) is not recognised: there --epochs must say.
+    """
+    ids = store.class_ids
+    if len(ids) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in ids):
+        return IMAGENET
+    return str(store.provenance.get("dataset", ""))
 
 
 def missing_paths(store: Store) -> list[str]:

@@ -1,4 +1,8 @@
-"""SGD and AdamW over stacked parameters (R, ...): each run has its own learning rate. Tested against torch.optim."""
+"""SGD, Adam and AdamW over stacked parameters (R, ...). Tested against torch.optim run by run.
+
+Each run has its own learning rate, weight decay and momentum. Where all runs have the same, it stays one number: a
+number costs no pass over memory of its own, and SGD's momentum then goes into the product that makes the gradient.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from featcache.errors import UnknownNameError
 from featcache.recipes import Recipe
 from featcache.task import Params
 
 Gradient = Tensor | tuple[Tensor, Tensor]
 """A gradient (R, m, n), or factors (R, b, m) and (R, b, n) of it: it is their product over b."""
+PerRun = float | Tensor
+"""One number for all runs, or (R,) where they differ."""
 
 
 class Optimiser(Protocol):
@@ -24,20 +29,33 @@ class Optimiser(Protocol):
         ...
 
 
-def make_optimiser(recipe: Recipe, params: Params) -> Optimiser:
-    """The recipe's optimiser for these parameters; raises UnknownNameError."""
-    match recipe.optimiser:
-        case "sgd":
-            return Sgd(params, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-        case "adamw":
-            return AdamW(params, weight_decay=recipe.weight_decay)
-    raise UnknownNameError("optimiser", recipe.optimiser, ("sgd", "adamw"))
+def make_optimiser(
+    recipe: Recipe,
+    params: Params,
+    *,
+    weight_decay: Sequence[float] | None = None,
+    momentum: Sequence[float] | None = None,
+) -> Optimiser:
+    """The recipe's optimiser for these parameters.
+
+    `weight_decay` and `momentum` hold one value a run; without them every run has the recipe's.
+    """
+    device = next(iter(params.values())).device if params else torch.device("cpu")
+    decay = recipe.weight_decay if weight_decay is None else _per_run(weight_decay, device)
+    if recipe.optimiser == "sgd":
+        kept = recipe.momentum if momentum is None else _per_run(momentum, device)
+        return Sgd(params, momentum=kept, weight_decay=decay)
+    return {"adam": Adam, "adamw": AdamW}[recipe.optimiser](params, weight_decay=decay, eps=recipe.eps)
+
+
+def _per_run(values: Sequence[float], device: torch.device) -> PerRun:
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)
 
 
 class Sgd:
     """SGD with momentum and an L2 penalty, as torch.optim.SGD has them."""
 
-    def __init__(self, params: Params, *, momentum: float, weight_decay: float) -> None:
+    def __init__(self, params: Params, *, momentum: PerRun, weight_decay: PerRun) -> None:
         self.params = params
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -48,39 +66,71 @@ class Sgd:
         """v = momentum v + g + weight_decay p; p = p - lr v."""
         for name, param in self.params.items():
             velocity = self._velocity[name]
-            _decay_and_add(velocity, gradient[name], self.momentum).add_(param, alpha=self.weight_decay)
+            _add(_decay_and_add(velocity, gradient[name], self.momentum), param, self.weight_decay)
             _subtract(param, velocity, lr)
 
 
 class AdamW:
-    """Adam with decoupled weight decay, as torch.optim.AdamW has it (betas 0.9 and 0.999, eps 1e-8)."""
+    """Adam with decoupled weight decay, as torch.optim.AdamW has it (betas 0.9 and 0.999)."""
 
-    def __init__(self, params: Params, *, weight_decay: float) -> None:
+    def __init__(self, params: Params, *, weight_decay: PerRun, eps: float) -> None:
         self.params = params
         self.weight_decay = weight_decay
+        self.eps = eps
         self._steps = 0
         self._mean = {name: torch.zeros_like(value) for name, value in params.items()}
         self._square = {name: torch.zeros_like(value) for name, value in params.items()}
 
     @torch.no_grad()
     def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
-        """Loshchilov and Hutter 2019, algorithm 2."""
+        """Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2."""
         self._steps += 1
-        unbias_mean, unbias_square = 1 - 0.9**self._steps, 1 - 0.999**self._steps
         for name, param in self.params.items():
-            mean, square, grad = self._mean[name], self._square[name], _whole(gradient[name])
-            mean.lerp_(grad, 1 - 0.9)
-            square.mul_(0.999).addcmul_(grad, grad, value=1 - 0.999)
-            update = (mean / unbias_mean) / ((square / unbias_square).sqrt_().add_(1e-8))
-            _subtract(param, update.add_(param, alpha=self.weight_decay), lr)
+            update = self._direction(name, _whole(gradient[name]))
+            _subtract(param, _add(update, param, self.weight_decay), lr)
+
+    def _direction(self, name: str, grad: Tensor) -> Tensor:
+        """The first moment over the root of the second, both as they are after this step's gradient."""
+        unbias_mean, unbias_square = 1 - 0.9**self._steps, 1 - 0.999**self._steps
+        mean, square = self._mean[name], self._square[name]
+        mean.lerp_(grad, 1 - 0.9)
+        square.mul_(0.999).addcmul_(grad, grad, value=1 - 0.999)
+        return (mean / unbias_mean) / ((square / unbias_square).sqrt_().add_(self.eps))
 
 
-def _decay_and_add(velocity: Tensor, gradient: Gradient, momentum: float) -> Tensor:
+class Adam(AdamW):
+    """Adam with an L2 penalty in the gradient, as torch.optim.Adam has it (betas 0.9 and 0.999)."""
+
+    @torch.no_grad()
+    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
+        """Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, of the gradient and weight_decay p."""
+        self._steps += 1
+        for name, param in self.params.items():
+            penalised = _add(_whole(gradient[name]), param, self.weight_decay)
+            _subtract(param, self._direction(name, penalised), lr)
+
+
+def _decay_and_add(velocity: Tensor, gradient: Gradient, momentum: PerRun) -> Tensor:
     """velocity = momentum velocity + gradient, in place; from factors without ever writing the gradient to memory."""
+    if isinstance(momentum, Tensor):
+        velocity.mul_(_beside(momentum, velocity))
+        momentum = 1.0
     if isinstance(gradient, Tensor):
         return velocity.mul_(momentum).add_(gradient)
     left, right = gradient
     return velocity.baddbmm_(left.mT, right, beta=momentum)
+
+
+def _add(direction: Tensor, param: Tensor, weight_decay: PerRun) -> Tensor:
+    """direction += weight_decay param, in place."""
+    if isinstance(weight_decay, Tensor):
+        return direction.addcmul_(param, _beside(weight_decay, param))
+    return direction.add_(param, alpha=weight_decay)
+
+
+def _beside(values: Tensor, param: Tensor) -> Tensor:
+    """(R,) as (R, 1, ...), to go with (R, ...)."""
+    return values.view(-1, *[1] * (param.dim() - 1))
 
 
 def _whole(gradient: Gradient) -> Tensor:
@@ -92,5 +142,4 @@ def _subtract(param: Tensor, direction: Tensor, lr: Sequence[float]) -> None:
     if len(set(lr)) == 1:
         param.sub_(direction, alpha=lr[0])
     else:
-        per_run = torch.tensor(lr, device=param.device).view(-1, *[1] * (param.dim() - 1))
-        param.sub_(direction * per_run)
+        param.sub_(direction * _beside(torch.tensor(lr, device=param.device), param))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from featcache.selection import Score, score
 from featcache.store import Store
 from featcache.store.places import list_stores, resolve
 from featcache.task import Frozen, Method, Params
+from featcache.text_sources import sources_of
 from featcache.training import predict
 
 
@@ -90,14 +92,24 @@ def target(store: Store, part: str, *, source: Store, trained: range, method: ty
     return Target(store=store, classes=part, columns=columns)
 
 
-def evaluate(place: Target, fitted: Sequence[tuple[Method, Params]], frozen: Frozen, *, text_set: str) -> Shifted:
-    """Every fitted run on the target's test rows; `frozen` is what the runs were fitted with."""
+class Fitted(NamedTuple):
+    """A run, ready to predict."""
+
+    method: Method
+    params: Params
+    frozen: Frozen
+    """What it was fitted with."""
+
+
+def evaluate(place: Target, fitted: Sequence[Fitted], frozen: Frozen, *, text_set: str) -> Shifted:
+    """Every fitted run on the target's test rows; `frozen` is zero-shot CLIP where they were fitted."""
     store, device = place.store, frozen.text.device
     classes = class_range(store, place.classes)
     rows = load_rows(store, "test", device, classes=classes)
     columns = slice(None) if place.columns is None else torch.tensor(place.columns, device=device)
     if place.columns is None:
-        frozen = load_frozen(store, text_set, device, classes)
+        frozen = load_frozen(store, text_set, device, classes, tower=frozen.tower)
+        fitted = [run._replace(frozen=frozen) for run in fitted]
     zero_shot = Score(accuracy=float("nan"), loss=float("nan"), num_rows=0)
     if frozen.text.shape[1]:
         logits = cosine_logits(rows.image, frozen.text, frozen.logit_scale)[:, columns]
@@ -112,7 +124,7 @@ def evaluate(place: Target, fitted: Sequence[tuple[Method, Params]], frozen: Fro
         num_classes=len(classes),
         trained_on=place.columns is not None,
         scores=tuple(
-            score(predict(method, params, rows.image, frozen)[:, columns], rows.label) for method, params in fitted
+            score(predict(run.method, run.params, rows.image, run.frozen)[:, columns], rows.label) for run in fitted
         ),
         zero_shot=zero_shot,
     )
@@ -138,7 +150,12 @@ def _store_of(dataset: str, source: Store) -> Path | None:
 
 
 def _check_text(store: Store, text_set: str) -> None:
-    """Raises unless the store has all of the text sets that `text_set` joins by +."""
+    """Raises unless the store has all of the text sets that `text_set` joins by +, and nothing of it is learnt."""
+    if sources_of(text_set).runs:
+        raise ConfigError(
+            f"{store.name} has classes that were not trained on, and {text_set} is learnt for those that were; "
+            "fit with --prompts, whose sentences every class can have"
+        )
     if not store.text_sets:
         raise ConfigError(
             f"{store.name} has no text, which alone could tell its classes apart; add some with "

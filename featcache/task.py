@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Protocol, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from featcache.backbones.text_tower import TextTower
 
 Params = dict[str, Tensor]
 """What a method learns, by name; without a run axis inside a method, with one (R, ...) in the engine."""
@@ -28,6 +31,10 @@ class Frozen:
     """(C, D) unit classifier weights from prompts; (C, 0) where the store has none."""
     logit_scale: float
     """The multiplier of cosines, already exponentiated."""
+    names: tuple[str, ...] = ()
+    """(C,) class names."""
+    tower: TextTower | None = None
+    """The frozen text tower, for a method that needs it."""
 
     @property
     def num_classes(self) -> int:
@@ -106,6 +113,24 @@ class Penalised(Trained, Protocol):
 
 
 @runtime_checkable
+class Stacked(Trained, Protocol):
+    """A trained method that cannot be lifted over runs by vmap at a fair price, and writes its logits for R of them."""
+
+    def stacked_logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
+        """(R, b, C) what `logits` gives for each run: stacked params, images (R, b, D), hyper values (R,)."""
+        ...
+
+
+@runtime_checkable
+class LearnsText(Method, Protocol):
+    """A method whose result is text weights alone, so that other methods can start from it (`fit --text`)."""
+
+    def text(self, params: Params, frozen: Frozen) -> Tensor:
+        """(C, D) the unit text weights of one run."""
+        ...
+
+
+@runtime_checkable
 class Factored(Trained, Protocol):
     """A trained method that writes out its stacked gradient by hand, to spare autograd's memory traffic.
 
@@ -152,6 +177,16 @@ class Swept(Method, Protocol):
 
     def sweep(self, params: Params, image: Tensor, frozen: Frozen, hypers: Sequence[Hyper]) -> Iterator[Tensor]:
         """What `logits` gives for each of the hypers, in order; a yielded tensor may be written over by the next."""
+        ...
+
+
+@runtime_checkable
+class Tuned(Method, Protocol):
+    """A method whose fields decide which others are worth searching."""
+
+    @property
+    def own_grid(self) -> Mapping[str, str]:
+        """What is searched unless the user says, in place of `grid`. Float fields do not decide."""
         ...
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,9 +17,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featcache.optimisers import Gradient, make_optimiser
+from featcache.faults import blame, lent
+from featcache.optimisers import Gradient, Optimiser, make_optimiser
 from featcache.recipes import Recipe
-from featcache.task import Factored, Frozen, Hyper, Method, Params, Penalised, Swept, Task, Trained, swept_fields
+from featcache.task import (
+    Factored,
+    Frozen,
+    Hyper,
+    Method,
+    Params,
+    Penalised,
+    Stacked,
+    Swept,
+    Task,
+    Trained,
+    swept_fields,
+)
+from featcache.threads import side_by_side
 
 MAX_STACKS = 4
 """Stacks side by side on a CPU: the interpreter keeps the books of one at a time, so more would wait for each other."""
@@ -34,6 +47,10 @@ class Run:
 
     method: Method
     lr: float
+    weight_decay: float | None = None
+    """The recipe's where None."""
+    momentum: float | None = None
+    """The recipe's where None."""
     draw: int
     """Index of the run's task among the stack's tasks."""
     init_seed: int
@@ -42,29 +59,26 @@ class Run:
 def train(
     runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, *, progress: Progress = lambda _: None
 ) -> list[Params]:
-    """The fitted parameters of each run, in order. Runs share everything but float fields, lr, draw and init_seed.
+    """The fitted parameters of each run, in order. Runs share the fields of their method that are not float.
 
     Inert runs (alpha 0) are not trained: they keep their starting parameters, which their logits ignore.
     `progress` is called from worker threads. An exception, Ctrl-C included, stops every stack within an epoch.
     """
-    stacks, side_by_side = _cut(runs, tasks)
+    stacks, at_once = _cut(runs, tasks)
     stop = threading.Event()
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(side_by_side, initializer=torch.set_num_threads, initargs=(threads // side_by_side,))
-    try:
-        futures = [
-            pool.submit(_train_stack, [runs[index] for index in stack], tasks, recipe, progress, stop)
-            for stack in stacks
-        ]
-        fitted = {
-            i: params
-            for stack, done in zip(stacks, futures, strict=True)
-            for i, params in zip(stack, done.result(), strict=True)
-        }
-    finally:
-        stop.set()
-        pool.shutdown()
-        torch.set_num_threads(threads)
+    with side_by_side(at_once) as pool:
+        try:
+            futures = [
+                pool.submit(_train_stack, [runs[index] for index in stack], tasks, recipe, progress, stop)
+                for stack in stacks
+            ]
+            fitted = {
+                i: params
+                for stack, done in zip(stacks, futures, strict=True)
+                for i, params in zip(stack, done.result(), strict=True)
+            }
+        finally:
+            stop.set()
     return [fitted[index] if index in fitted else _start(run, tasks) for index, run in enumerate(runs)]
 
 
@@ -76,17 +90,19 @@ def num_run_epochs(runs: Sequence[Run], recipe: Recipe) -> int:
 def _cut(runs: Sequence[Run], tasks: Sequence[Task]) -> tuple[list[list[int]], int]:
     """The runs of each stack, by index, and how many stacks go side by side.
 
-    Draws of unequal size (a class short of images, an unreadable one) cannot share a stack. On a GPU each size is one
-    wide stack. On a CPU it is cut to one a core: the products of a step are too small to share, and waiting for the
-    other core at every one of them costs more than the products (2 cores, D 512, 10 runs: 7 ms a step against 13).
+    Draws of unequal size (a class short of images, an unreadable one), or with text learnt on each, cannot share a
+    stack. On a GPU those alike are one wide stack. On a CPU it is cut to one a core: the products of a step are too
+    small to share, and waiting for the other core at every one of them costs more than the products (2 cores, D 512,
+    10 runs: 7 ms a step against 13).
     """
     threads = torch.get_num_threads() if tasks[0].image.device.type == "cpu" else 1
-    by_size: dict[int, list[int]] = {}
+    alike: dict[tuple[int, int], list[int]] = {}
     for index, run in enumerate(runs):
         if not _inert(run):
-            by_size.setdefault(len(tasks[run.draw].label), []).append(index)
+            task = tasks[run.draw]
+            alike.setdefault((len(task.label), id(task.text)), []).append(index)
     stacks = []
-    for indices in by_size.values():
+    for indices in alike.values():
         pieces = min(threads, len(indices), MAX_STACKS)
         bounds = [len(indices) * piece // pieces for piece in range(pieces + 1)]
         stacks += [indices[low:high] for low, high in itertools.pairwise(bounds)]
@@ -100,29 +116,44 @@ def _train_stack(
     assert isinstance(method, Trained)
     params = _initial(runs, tasks)
     learnt = {name: value for name, value in params.items() if name not in method.constant}
-    hyper = stack_hyper([run.method for run in runs], tasks[0].image.device)
-    optimiser = make_optimiser(recipe, learnt)
+    frozen = tasks[runs[0].draw]
+    hyper = stack_hyper([run.method for run in runs], frozen.image.device)
+    optimiser = _optimiser(recipe, learnt, runs)
     groups = sorted({(run.draw, run.init_seed) for run in runs})
     gradient = _way_of(method)
-    group = torch.tensor([groups.index((run.draw, run.init_seed)) for run in runs], device=tasks[0].image.device)
+    group = torch.tensor([groups.index((run.draw, run.init_seed)) for run in runs], device=frozen.image.device)
     for epoch in range(recipe.epochs):
         if stop.is_set():
             break
         lr = [recipe.lr_at(epoch, run.lr) for run in runs]
-        rows = [_epoch_rows(tasks[draw], init_seed, epoch, recipe.batch_size) for draw, init_seed in groups]
-        image = torch.stack([image for image, _ in rows])  # (G, steps, b, D)
-        label = torch.stack([label for _, label in rows])  # (G, steps, b)
-        for step in range(image.shape[1]):
-            batch = _spread(image[:, step], group), _spread(label[:, step], group)  # (R, b, D), (R, b)
-            optimiser.step(gradient(method, params, batch, tasks[0], hyper), lr)
+        rows = [_epoch_rows(tasks[draw], init_seed, epoch, recipe) for draw, init_seed in groups]
+        image = torch.split(torch.stack([image for image, _ in rows]), recipe.batch_size, dim=1)  # (G, b, D) each
+        label = torch.split(torch.stack([label for _, label in rows]), recipe.batch_size, dim=1)  # (G, b) each
+        for step in range(len(image)):
+            if recipe.schedule == "cosine-step":
+                lr = [recipe.lr_at(epoch + step / len(image), run.lr) for run in runs]
+            batch = _spread(image[step], group), _spread(label[step], group)  # (R, b, D), (R, b)
+            optimiser.step(gradient(method, params, batch, frozen, hyper), lr)
         progress(len(runs))
     return [{name: value[index].detach().clone() for name, value in params.items()} for index in range(len(runs))]
+
+
+def _optimiser(recipe: Recipe, params: Params, runs: Sequence[Run]) -> Optimiser:
+    """The stack's optimiser, each run under its own weight decay and momentum."""
+    return make_optimiser(
+        recipe,
+        params,
+        weight_decay=[recipe.weight_decay if run.weight_decay is None else run.weight_decay for run in runs],
+        momentum=[recipe.momentum if run.momentum is None else run.momentum for run in runs],
+    )
 
 
 def _way_of(method: Method) -> Callable[..., dict[str, Gradient]]:
     """How a stack's gradients are taken: runs of one stack differ in float fields alone, so one run answers for all."""
     if isinstance(method, Factored) and method.by_hand:
         return _by_hand
+    if isinstance(method, Stacked):
+        return _by_stacked_logits
     return _by_own_loss if isinstance(method, Penalised) else _by_autograd
 
 
@@ -132,9 +163,21 @@ def _by_autograd(
     """Each run's gradient of its mean cross-entropy over the batch."""
     image, label = batch  # (R, b, D), (R, b)
     logits = torch.vmap(lambda p, x, h: method.logits(p, x, frozen, h))(params, image, hyper)  # (R, b, C)
-    # Summed over runs, averaged over the batch: each run's gradient is what it would be alone.
-    loss = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="sum") / label.shape[1]
-    return _differentiate(loss, params)
+    return _differentiate(_summed_loss(logits, label), params)
+
+
+def _by_stacked_logits(
+    method: Method, params: Params, batch: tuple[Tensor, Tensor], frozen: Frozen, hyper: Hyper
+) -> dict[str, Gradient]:
+    """The same from logits that the method makes for all runs at once."""
+    image, label = batch  # (R, b, D), (R, b)
+    logits = cast(Stacked, method).stacked_logits(params, image, frozen, hyper)  # (R, b, C)
+    return _differentiate(_summed_loss(logits, label), params)
+
+
+def _summed_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """() summed over runs, averaged over the batch: each run's gradient is what it would be alone."""
+    return F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="sum") / label.shape[1]
 
 
 def _by_own_loss(
@@ -185,18 +228,20 @@ def stack_hyper(methods: Sequence[Method], device: torch.device) -> dict[str, Te
     return {name: torch.tensor([getattr(m, name) for m in methods], device=device) for name in swept_fields(methods[0])}
 
 
-def _epoch_rows(task: Task, init_seed: int, epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """One epoch of a run: images (steps, b, D) and labels (steps, b), shuffled, each image in one of its views."""
+def _epoch_rows(task: Task, init_seed: int, epoch: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """One epoch of a run, to be cut into batches: images (n, D) and labels (n,), shuffled, each in one of its views.
+
+    n is S, or, where the last batch is dropped, what full batches hold of it.
+    """
     num_images, num_views = task.image.shape[:2]
     # Views go round from a start of their own for each image, so every batch mixes them and V epochs see all.
     first_view = torch.randint(num_views, (num_images,), generator=_generator(init_seed, 0))
     order = torch.randperm(num_images, generator=_generator(init_seed, epoch + 1))
-    batch = min(batch_size, num_images)
-    steps = num_images // batch
-    order = order[: steps * batch]
+    if recipe.last_batch == "drop" and num_images > recipe.batch_size:
+        order = order[: num_images - num_images % recipe.batch_size]
     view = (first_view[order] + epoch) % num_views
     order, view = order.to(task.image.device), view.to(task.image.device)
-    return task.image[order, view].view(steps, batch, -1), task.label[order].view(steps, batch)
+    return task.image[order, view], task.label[order]
 
 
 def _generator(init_seed: int, counter: int) -> torch.Generator:
@@ -216,7 +261,7 @@ def predict(method: Method, params: Params, image: Tensor, frozen: Frozen, *, bl
 
     One run at a time, so that its numbers do not hang on which others were fitted beside it.
     """
-    with torch.no_grad():
+    with torch.no_grad(), blame(method, "logits", lent(params, image, frozen)):
         hyper = single_hyper(method, image.device)
         return torch.cat([method.logits(params, rows, frozen, hyper) for rows in torch.split(image, block)])
 
@@ -226,7 +271,7 @@ def predict_each(methods: Sequence[Method], params: Params, image: Tensor, froze
 
     A yielded tensor may be written over by the next.
     """
-    with torch.no_grad():
+    with torch.no_grad(), blame(methods[0], "logits", lent(params, image, frozen)):
         hypers = [single_hyper(method, image.device) for method in methods]
         if isinstance(methods[0], Swept) and len(methods) > 1:
             yield from methods[0].sweep(params, image, frozen, hypers)

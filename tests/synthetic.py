@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.backbones.clip import open_clip_module
+from featcache.backbones.text_tower import TextTower
 from featcache.ops import normalise
 from featcache.task import Task
+
+NAMES = ("dog", "fire engine", "sea star", "hot air balloon", "t-shirt")
 
 
 def task(*, shots: int = 8, views: int = 3, classes: int = 5, dim: int = 32, seed: int = 0) -> Task:
@@ -20,7 +26,28 @@ def task(*, shots: int = 8, views: int = 3, classes: int = 5, dim: int = 32, see
     label = torch.arange(classes).repeat_interleave(shots)
     noise = torch.randn(len(label), views, dim, generator=generator) / dim**0.5
     image = 3 * ((text + shift)[label][:, None] + 2.0 * noise)
-    return Task(text=text, logit_scale=50.0, image=image, label=label)
+    names = tuple(NAMES[:classes]) if classes <= len(NAMES) else tuple(f"thing {index}" for index in range(classes))
+    return Task(text=text, logit_scale=50.0, image=image, label=label, names=names)
+
+
+@cache
+def tower(dim: int = 32) -> TextTower:
+    """A small text tower of random weights, built as CLIP's are, with CLIP's tokenizer."""
+    open_clip = open_clip_module()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.model.CLIP(
+            embed_dim=dim,
+            vision_cfg={"layers": 1, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 16},
+            text_cfg={"context_length": 32, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2},
+        )
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=32)
+    return TextTower(model.eval().requires_grad_(False), tokenizer, "a small tower")
+
+
+def task_with_tower() -> Task:
+    """`task`, for a method that reads class names."""
+    return replace(task(), tower=tower())
 
 
 def arrays(

@@ -45,9 +45,19 @@ def test_a_new_file_passes_the_contract_suite_and_fits(run: Run, toy: str, tmp_p
     registry.add_folder(folder)
     task = synthetic.task()
     test_methods.test_a_method_says_what_it_is("my_map")
-    test_methods.test_logits_have_a_score_for_each_class_and_are_finite_on_a_row_of_zeros("my_map", task)
-    test_methods.test_permuting_the_classes_permutes_the_logits("my_map", task)
-    test_methods.test_blocks_do_not_change_a_prediction("my_map", task)
+    for check in (
+        test_methods.test_logits_have_a_score_for_each_class_and_are_finite_on_a_row_of_zeros,
+        test_methods.test_what_a_method_is_given_stays_as_it_is,
+        test_methods.test_the_engines_own_look_finds_nothing,
+        test_methods.test_stacked_equals_one_by_one,
+        test_methods.test_alpha_zero_is_zero_shot_where_a_method_says_so,
+        test_methods.test_what_transfers_classifies_other_classes_by_their_text,
+        test_methods.test_permuting_the_classes_permutes_the_logits,
+        test_methods.test_blocks_do_not_change_a_prediction,
+    ):
+        check("my_map", task)
+    for value in (float("nan"), float("inf"), float("-inf")):
+        test_methods.test_no_float_field_takes_what_is_no_number("my_map", "alpha", value)
     said = run("fit", toy, "--adapter", "my_map,zero_shot", "--adapters-dir", folder, *QUICK)
     assert said.code == 0, said.err
     first, second = json.loads(said.out)

@@ -155,6 +155,15 @@ BAD_FITS = {
     "device": (("--device", "nope"), "cannot be used here"),
     "plot": (("--plot", "x.doc"), "x.doc"),
     "training what is not trained": (("--adapter", "zero_shot", "--lr", "0.1"), "would do nothing"),
+    "init seeds of what is not trained": (("--adapter", "gda", "--init-seeds", "1,2"), "--init-seeds would do nothing"),
+    "init seeds": (("--init-seeds", "1,-2"), "seeds are 0 or more"),
+    "last batch": (("--last-batch", "some"), "unknown last batch 'some'; known: drop, keep"),
+    "weight decay": (("--weight-decay", "-1"), "weight_decay is a number of at least 0; got -1"),
+    "momentum": (("--momentum", "1"), "momentum is at least 0 and below 1; got 1"),
+    "momentum under AdamW": (("--preset", "adamw", "--momentum", "0.5"), "--momentum would do nothing"),
+    "momentum searched under AdamW": (("--preset", "adamw", "--grid", "momentum=0,0.9"), "no field momentum"),
+    "lr twice": (("--lr", "0.1", "--grid", "lr=0.1,0.2"), "--lr would do nothing beside --grid lr=.."),
+    "weight decay in the grid": (("--grid", "weight_decay=0,-1"), "weight_decay is a number of at least 0; got -1"),
 }
 
 
@@ -310,6 +319,20 @@ def test_fit_takes_the_newest_store_and_results_remember(run: Run, stores: list[
         missing = run("results", unknown)
         assert one_message(missing), missing.err
         assert "known: 1" in missing.err
+
+
+def test_a_result_holds_how_it_was_trained(run: Run, stores: list[Path]) -> None:
+    training = ("--last-batch", "keep", "--momentum", "0.5", "--grid", "weight_decay=0,0.1", "--init-seeds", "7,8")
+    said = run("fit", "first", *QUICK, "--alpha-grid", "0.5", *training)
+    assert said.code == 0, said.err
+    assert "2 shots, seeds 1, 2, each from init seeds 7, 8" in said.out
+    assert "of 4 fits" in said.out
+    whole = json.loads(run("results", "1", "--json").out)
+    recipe = whole["recipe"]
+    assert (recipe["last_batch"], recipe["momentum"], recipe["weight_decay"]) == ("keep", 0.5, 5e-4)
+    assert [run["config"]["weight_decay"] for run in whole["runs"]] == [0.0, 0.1] * 4
+    assert [run["init_seed"] for run in whole["runs"]] == [7, 7, 8, 8] * 2
+    assert "first" in run("results").out
 
 
 def test_fit_json_is_json(run: Run, stores: list[Path]) -> None:

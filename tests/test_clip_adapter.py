@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from featcache import registry
+from featcache.commands.fitting import grid_of
 from featcache.errors import ConfigError
+from featcache.fits import expand
 from featcache.ops import cosine_logits
 from featcache.task import Method, Params, Task
 from featcache.training import Run, _by_autograd, _by_hand, predict, stack_hyper, train
 from tests import synthetic
+from tests.commandline import Run as Command
 from tests.references import fitting
 from tests.references.clip_adapter import ClipAdapter as Plain
 
@@ -133,7 +139,7 @@ def test_what_it_learnt_classifies_other_classes(task: Task) -> None:
         ({"ratio": "guessed"}, "fixed, learned, predicted; got 'guessed'"),
         ({"last": "tanh"}, "relu, linear; got 'tanh'"),
         ({"beta": 0.5}, "beta=0.5 has no effect where=visual"),
-        ({"where": "text", "alpha": 0.5}, r"leave it at 0\.2 .* and search beta"),
+        ({"where": "text", "alpha": 0.5}, "leave it out and search beta"),
         ({"where": "text", "beta": 1.5}, "beta is a residual ratio between 0 and 1; got 1.5"),
         ({"ratio": "learned", "alpha": 0.0}, "above 0 and below 1"),
         ({"ratio": "predicted", "where": "both", "beta": 1.0}, "--grid beta=0.2"),
@@ -142,3 +148,40 @@ def test_what_it_learnt_classifies_other_classes(task: Task) -> None:
 def test_bad_values_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ClipAdapter(**fields)
+
+
+@pytest.mark.parametrize(
+    ("asked", "searched"),
+    [
+        ([], {"alpha": 11}),
+        (["reduction=2,8"], {"alpha": 11, "reduction": 2}),
+        (["where=text"], {"where": 1, "beta": 11}),
+        (["where=both"], {"where": 1, "alpha": 6, "beta": 6}),
+        (["where=both", "beta=0.3"], {"where": 1, "alpha": 6, "beta": 1}),
+        (["ratio=learned"], {"ratio": 1}),
+        (["where=both", "ratio=predicted", "alpha=0.2,0.6"], {"where": 1, "ratio": 1, "alpha": 2}),
+    ],
+)
+def test_what_is_searched_by_default_is_what_has_an_effect(asked: list[str], searched: dict[str, int]) -> None:
+    grid = grid_of("clip_adapter", asked)
+    assert {name: len(values) for name, values in grid.items()} == searched
+    assert len(expand("clip_adapter", grid)) == math.prod(searched.values())
+
+
+def test_a_ratio_without_effect_is_refused_and_so_is_a_default_that_two_values_do_not_share() -> None:
+    with pytest.raises(ConfigError, match="alpha=0 has no effect where=text: leave it out and search beta"):
+        expand("clip_adapter", grid_of("clip_adapter", ["alpha=0:1:0.1", "where=text"]))
+    with pytest.raises(ConfigError, match=r"0:1:0.1 with where=visual but beta .* with where=text; fit them"):
+        grid_of("clip_adapter", ["where=visual,text"])
+    given = grid_of("clip_adapter", ["where=visual,text", "alpha=0.2", "beta=0.2"])
+    assert len(expand("clip_adapter", given)) == 2
+
+
+def test_a_learned_ratio_is_one_run_from_the_command_line(run: Command, tmp_path: Path) -> None:
+    run("import", synthetic.save(tmp_path / "toy.npz", synthetic.arrays()), "--name", "toy")
+    few = ("--shots", "2", "--seeds", "1", "--epochs", "2", "--json")
+    assert len(json.loads(run("fit", "toy", "--grid", "ratio=learned", *few).out)["runs"]) == 1
+    made = json.loads(run("fit", "toy", "--grid", "where=text", *few).out)["runs"]
+    assert [each["config"]["beta"] for each in made] == [index / 10 for index in range(11)]
+    said = run("fit", "toy", "--grid", "where=text", "--alpha-grid", "0:1:0.1", *few)
+    assert (said.code, "has no effect where=text" in " ".join(said.err.split())) == (2, True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from featcache import registry
+from featcache import optimisers, registry
 from featcache.errors import ConfigError
 from featcache.ops import cosine_logits
 from featcache.training import Run, predict, train
 from tests import synthetic
+from tests.commandline import Run as Command
 from tests.references import fitting
 from tests.references.elevater import Elevater as Plain
 
@@ -57,3 +60,31 @@ def test_random_init_needs_no_text_and_language_init_says_that_it_does() -> None
 def test_bad_values_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Elevater(**fields)
+
+
+def test_a_store_without_text_is_refused_before_training_and_random_is_the_way_out(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = synthetic.arrays()
+    del values["text_features"]
+    run("import", synthetic.save(tmp_path / "bare.npz", values), "--name", "bare")
+    few = ("--adapter", "elevater", "--shots", "4", "--seeds", "1", "--epochs", "20", "--lr", "0.05", "--json")
+    steps: list[int] = []
+    plain = optimisers.Sgd.step
+
+    def counted(self: optimisers.Sgd, *given: Any) -> None:
+        steps.append(1)
+        plain(self, *given)
+
+    monkeypatch.setattr(optimisers.Sgd, "step", counted)
+    for grid in ("start=language", "start=random,language"):
+        said = run("fit", "bare", "--grid", grid, *few)
+        assert said.code == 2
+        assert "error: start=language needs text weights and this store has none; take start=random" in " ".join(
+            said.err.split()
+        )
+        assert not steps
+    said = run("fit", "bare", "--grid", "start=random", *few)
+    assert said.code == 0, said.err
+    assert steps
+    assert json.loads(said.out)["runs"][0]["test"]["accuracy"] > 0.5

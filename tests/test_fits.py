@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,8 @@ from featcache.errors import ConfigError, UnknownNameError
 from featcache.importing import import_npz
 from featcache.loading import present
 from featcache.ops import cosine_logits, normalise
-from featcache.search import Outcome, Settings, search, varying
+from featcache.outcome import varying
+from featcache.search import Outcome, Settings, search
 from featcache.selection import Score, mean_score, score_each
 from featcache.store import Store
 from featcache.task import Frozen, Hyper, Params, Task
@@ -61,7 +64,9 @@ def test_values_are_read_as_the_fields_type(kind: type, text: str, values: tuple
     assert [type(value) for value in read] == [type(value) for value in values]
 
 
-@pytest.mark.parametrize(("kind", "text"), [(int, "0.5"), (bool, "yes"), (str, "a,,b"), (dict, "a"), (float, "x")])
+@pytest.mark.parametrize(
+    ("kind", "text"), [(int, "0.5"), (bool, "yes"), (str, "a,,b"), (str, "a,b,a"), (dict, "a"), (float, "x")]
+)
 def test_values_of_another_type_are_refused(kind: type, text: str) -> None:
     with pytest.raises(ConfigError):
         grids.parse_as(kind, text, "field")
@@ -78,6 +83,84 @@ def test_a_learning_rate_in_the_grid_equals_one_searched_alone(store: Store) -> 
             assert run.test.accuracy == other.test.accuracy
             assert run.test.loss == pytest.approx(other.test.loss, rel=1e-5)
     assert varying(together.runs) == ["lr"]
+
+
+def test_weight_decay_and_momentum_in_the_grid_equal_ones_searched_alone(store: Store) -> None:
+    grid = {"alpha": (0.5,), "weight_decay": (0.0, 0.5), "momentum": (0.5, 0.9), "lr": (0.02, 0.2)}
+    together = fit(store, "clip_adapter", grid)
+    assert len(together.runs) == 24
+    assert varying(together.runs) == ["weight_decay", "momentum", "lr"]
+    for weight_decay, momentum, lr in itertools.product((0.0, 0.5), (0.5, 0.9), (0.02, 0.2)):
+        own = {"weight_decay": weight_decay, "momentum": momentum, "lr": lr}
+        alone = fit(store, "clip_adapter", {"alpha": (0.5,)}, lambda k, own=own: replace(recipe(k), **own))
+        same = [run for run in together.runs if own.items() <= run.config.items()]
+        for run, other in zip(same, alone.runs, strict=True):
+            assert run.test is not None
+            assert other.test is not None
+            assert run.test.accuracy == other.test.accuracy
+            assert run.test.loss == pytest.approx(other.test.loss, rel=1e-4)
+    assert len({round(run.test.loss, 6) for run in together.runs if run.test}) == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("lr", (0.1, -0.1), "lr is a positive number; got -0.1"),
+        ("weight_decay", (0.0, -1.0), "weight_decay is a number of at least 0; got -1"),
+        ("momentum", (0.5, 1.0), "momentum is at least 0 and below 1; got 1"),
+    ],
+)
+def test_training_values_out_of_their_range_are_refused(
+    store: Store, name: str, values: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(store, "clip_adapter", {"alpha": (0.5,), name: values})
+
+
+def test_momentum_under_adamw_is_refused(store: Store) -> None:
+    def adamw(shots: int) -> recipes.Recipe:
+        return recipes.make("adamw", shots=shots, dataset="any")
+
+    with pytest.raises(ConfigError, match="momentum does nothing under adamw"):
+        fit(store, "clip_adapter", {"alpha": (0.5,), "momentum": (0.5, 0.9)}, adamw)
+
+
+def test_every_draw_is_fitted_from_every_init_seed(store: Store) -> None:
+    alphas = {"alpha": (0.2, 0.5, 0.8)}
+    both = fit(store, "clip_adapter", alphas, init_seeds=(4, 2))
+    assert [(run.shot_seed, run.init_seed) for run in both.chosen] == [(1, 4), (1, 2), (2, 4), (2, 2), (3, 4), (3, 2)]
+    for init_seed in (4, 2):
+        alone = fit(store, "clip_adapter", alphas, init_seeds=(init_seed,))
+        same = [run for run in both.runs if run.init_seed == init_seed]
+        for run, other in zip(same, alone.runs, strict=True):
+            assert (run.config, run.shot_seed, run.chosen) == (other.config, other.shot_seed, other.chosen)
+            assert run.test is not None
+            assert other.test is not None
+            assert run.test.loss == pytest.approx(other.test.loss, rel=1e-5)
+    default = fit(store, "clip_adapter", alphas)
+    assert [(run.shot_seed, run.init_seed) for run in default.chosen] == [(1, 1), (2, 2), (3, 3)]
+    own = [run.test.loss for run in default.runs if run.test and run.shot_seed == 2]
+    again = [run.test.loss for run in both.runs if run.test and (run.shot_seed, run.init_seed) == (2, 2)]
+    assert again == pytest.approx(own, rel=1e-5)
+    losses = [run.test.loss for run in both.runs if run.test and run.shot_seed == 2]
+    assert len({round(loss, 4) for loss in losses}) == 6
+    mean, spread = both.test_accuracy
+    accuracies = [run.test.accuracy for run in both.chosen if run.test]
+    assert (mean, spread) == (statistics.fmean(accuracies), statistics.stdev(accuracies))
+
+
+def test_a_pooled_choice_is_over_draws_and_init_seeds(store: Store) -> None:
+    pooled = fit(store, "clip_adapter", {"alpha": (0.2, 0.5, 0.8)}, init_seeds=(1, 2), choose="pooled")
+    assert len(pooled.chosen) == 6
+    assert len({run.alpha for run in pooled.chosen}) == 1
+
+
+def test_init_seeds_that_do_nothing_or_make_no_sense_are_refused(store: Store) -> None:
+    with pytest.raises(ConfigError, match="zero_shot is not trained, so init seeds would do nothing"):
+        fit(store, "zero_shot", {}, init_seeds=(1,))
+    for seeds in ((1, 1), (-1,)):
+        with pytest.raises(ConfigError, match="init seeds are 0 or more, each named once"):
+            fit(store, "clip_adapter", {"alpha": (0.5,)}, init_seeds=seeds)
 
 
 def test_a_field_that_changes_shapes_splits_stacks_and_no_number(store: Store) -> None:

@@ -68,6 +68,28 @@ def test_a_name_for_several_stores_is_refused(run: Run, two: tuple[Path, Path]) 
     assert "names one store" in run("extract", "--dataset", words(*two), "--backbone", "tiny", "--name", "x").err
 
 
+TRAINING = """epochs = 1
+init_seeds = [3, 4]
+last_batch = "keep"
+weight_decay = 0.1
+momentum = 0
+select = "cross-validation"
+"""
+
+
+def test_how_a_plan_trains_decides_what_is_done(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every one of the options makes another search of it."""
+    text = plan_text(two).replace("shots = [1, 2]\nepochs", "shots = [2]\nepochs")
+    file = put_plan(tmp_path / "plan.toml", text.replace("epochs = 1\n", TRAINING))
+    assert run("run", file).code == 0
+    assert run("run", file, "--plan").out.count("done: result") == 6
+    for was, now in (("[3, 4]", "[3]"), ("keep", "drop"), ("0.1", "0.2"), ("= 0\n", "= 0.5\n"), ("cross-", "train-")):
+        other = TRAINING.replace(was, now).replace("train-validation", "train-holdout")
+        assert other != TRAINING
+        put_plan(file, text.replace("epochs = 1\n", other))
+        assert run("run", file, "--plan").out.count("done: result") == 2, now
+
+
 def put_plan(file: Path, text: str) -> Path:
     file.write_text(text, encoding="utf-8")
     return file

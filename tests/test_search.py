@@ -12,6 +12,7 @@ import pytest
 from featcache import grids, recipes, reporting, results
 from featcache.errors import ConfigError, MissingRowsError, UnknownNameError
 from featcache.importing import import_npz
+from featcache.loading import data_set
 from featcache.recipes import Recipe
 from featcache.search import Outcome, Settings, search
 from featcache.selection import Score, choose
@@ -204,6 +205,17 @@ def test_a_draw_whose_rows_are_not_stored_names_the_command(home: Path) -> None:
         store.rows = lambda split: rows[:10] if split == "train" else Store.rows(store, split)  # type: ignore[method-assign]
         with pytest.raises(MissingRowsError, match=command):
             _search(store)
+
+
+def test_imagenet_is_known_by_its_ids_whatever_it_was_extracted_from(home: Path) -> None:
+    with _store(home) as store:
+        assert data_set(store) == "toy"
+        wordnet = tuple(f"n{number:08d}" for number in range(1000))
+        for ids, found in ((wordnet, recipes.IMAGENET), (wordnet[:999], "toy"), ((*wordnet[:999], "tench"), "toy")):
+            store.class_ids = ids
+            assert data_set(store) == found
+        store.provenance = {"dataset": "imagenet"}  # a subset in the same layout
+        assert data_set(store) == recipes.IMAGENET
 
 
 def test_results_round_trip(home: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featcache import recipes, registry
 from featcache.errors import ConfigError, UnknownNameError
-from featcache.optimisers import make_optimiser
+from featcache.optimisers import Sgd, make_optimiser
 from featcache.task import Task
 from featcache.training import (
     Run,
@@ -25,6 +25,8 @@ from featcache.training import (
     train,
 )
 from tests import reference, synthetic
+from tests.references import fitting
+from tests.references.clip_adapter import ClipAdapter as Plain
 
 ClipAdapter = registry.load("clip_adapter")
 COOP = recipes.make("coop", shots=16, dataset="any")
@@ -98,7 +100,7 @@ def test_matches_the_plain_reference() -> None:
     batches = [
         (image, label, recipe.lr_at(epoch, run.lr))
         for epoch in range(recipe.epochs)
-        for image, label in zip(*_epoch_rows(task, run.init_seed, epoch, recipe.batch_size), strict=True)
+        for image, label in fitting.batches(task, run.init_seed, epoch, recipe)
     ]
     losses = reference.fit_sgd(model, batches, task.text, task.logit_scale, momentum=0.9, weight_decay=5e-4)
     torch.testing.assert_close(params["down"], model.fc[0].weight.T, rtol=0, atol=1e-5)
@@ -106,21 +108,29 @@ def test_matches_the_plain_reference() -> None:
     assert max(losses) > 0.5, "a task that is solved from the start would prove nothing"
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+SAME, OWN = [0.03] * 3, [0.0, 0.03, 0.3]
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("factored", [False, True])
-def test_optimisers_equal_torch(optimiser: str, factored: bool) -> None:
+@pytest.mark.parametrize("eps", [1e-8, 1e-3])
+@pytest.mark.parametrize(("decays", "momenta"), [(None, None), (SAME, OWN), (OWN, SAME), (OWN, [0.0, 0.9, 0.5])])
+def test_optimisers_equal_torch(
+    optimiser: str, factored: bool, eps: float, decays: list[float] | None, momenta: list[float] | None
+) -> None:
+    """Each run against torch's optimiser alone, at its own learning rate, weight decay and momentum."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 7, 5, generator=generator)
     lrs = [0.1, 0.01, 0.001]
-    recipe = replace(COOP, optimiser=optimiser, weight_decay=0.03)
+    recipe = replace(COOP, optimiser=optimiser, weight_decay=0.03, eps=eps)
     ours = {"w": start.clone()}
-    stacked = make_optimiser(recipe, ours)
+    stacked = make_optimiser(recipe, ours, weight_decay=decays, momentum=momenta)
     theirs = [start[index].clone().requires_grad_() for index in range(3)]
-    kinds = {
-        "sgd": lambda p, lr: torch.optim.SGD([p], lr, momentum=0.9, weight_decay=0.03),
-        "adamw": lambda p, lr: torch.optim.AdamW([p], lr, weight_decay=0.03),
-    }
-    singles = [kinds[optimiser](p, lr) for p, lr in zip(theirs, lrs, strict=True)]
+    own = [
+        replace(recipe, lr=lr, weight_decay=decay, momentum=momentum)
+        for lr, decay, momentum in zip(lrs, decays or SAME, momenta or [0.9] * 3, strict=True)
+    ]
+    singles = [fitting.torch_optimiser([p], how) for p, how in zip(theirs, own, strict=True)]
     for _ in range(20):
         left, right = torch.randn(3, 4, 7, generator=generator), torch.randn(3, 4, 5, generator=generator)
         whole = left.mT @ right
@@ -130,6 +140,14 @@ def test_optimisers_equal_torch(optimiser: str, factored: bool) -> None:
         stacked.step({"w": (left, right) if factored else whole.clone()}, lrs)
     # torch's AdamW takes eps and weight decay in another order of operations: equal to rounding.
     torch.testing.assert_close(ours["w"], torch.stack([p.detach() for p in theirs]), rtol=1e-4, atol=1e-5)
+
+
+def test_equal_values_stay_one_number() -> None:
+    """Then weight decay and momentum cost no pass over memory of their own."""
+    params = {"w": torch.zeros(2, 3)}
+    equal = make_optimiser(COOP, params, weight_decay=[0.1, 0.1], momentum=[0.5, 0.5])
+    assert isinstance(equal, Sgd)
+    assert (equal.weight_decay, equal.momentum) == (0.1, 0.5)
 
 
 def test_unknown_optimiser_and_preset_list_the_known() -> None:
@@ -160,9 +178,91 @@ def test_coop_epochs(shots: int, dataset: str, epochs: int) -> None:
     assert recipes.make("coop", shots=shots, dataset=dataset).epochs == epochs
 
 
-@pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("lr", float("nan")), ("epochs", 0), ("batch_size", 0)])
-def test_unusable_recipes_are_refused(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=field.split("_")[0]):
+@pytest.mark.parametrize("shots", [1, 4, 8])
+def test_taskres_in_our_unit_turns_its_text_as_theirs_does(shots: int) -> None:
+    """Text ten times as long under the authors' own numbers: the same directions, step by step."""
+    how = recipes.make("taskres", shots=shots, dataset="any")
+    theirs = replace(how, lr=2e-3, weight_decay=5e-4, eps=1e-8, warmup_lr=1e-5)
+    assert how.epochs == (200 if shots == 8 else 100)
+    task = synthetic.task(classes=4, dim=12)
+    turned = []
+    for recipe, length in ((how, 1.0), (theirs, 10.0)):
+        residual = torch.zeros(4, 12, dtype=torch.double, requires_grad=True)
+        optimiser = fitting.torch_optimiser([residual], recipe)
+        text, unit = length * task.text.double(), torch.nn.functional.normalize(task.image[:, 0].double(), dim=-1)
+        for epoch in range(30):
+            optimiser.param_groups[0]["lr"] = recipe.lr_at(epoch, recipe.lr)
+            tuned = torch.nn.functional.normalize(text + 0.5 * residual, dim=-1)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(50 * unit @ tuned.T, task.label).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        turned.append(torch.nn.functional.normalize(text + 0.5 * residual.detach(), dim=-1))
+    torch.testing.assert_close(turned[0], turned[1], rtol=0, atol=1e-9)
+    assert (turned[0] - torch.nn.functional.normalize(task.text.double(), dim=-1)).abs().max() > 1e-3
+
+
+def test_every_preset_is_a_recipe_under_its_own_name_and_every_method_has_one() -> None:
+    for name in recipes.PRESETS:
+        for shots in (1, 16):
+            assert recipes.make(name, shots=shots, dataset="any").preset == name
+    presets = {kind.preset for kind in map(registry.load, registry.known()) if hasattr(kind, "preset")}
+    assert presets <= set(recipes.PRESETS)
+
+
+def test_what_authors_do_otherwise_on_imagenet() -> None:
+    theirs = {name: recipes.make(name, shots=16, dataset=recipes.IMAGENET) for name in recipes.PRESETS}
+    assert {name: (how.lr, how.epochs) for name, how in theirs.items() if name in ("coop", "ape-t", "taskres")} == {
+        "coop": (0.002, 50),
+        "ape-t": (1e-4, 20),
+        "taskres": (2e-5, 200),
+    }
+
+
+@pytest.mark.parametrize("preset", ["ape-t", "coop"])
+@pytest.mark.parametrize("last_batch", ["drop", "keep"])
+def test_last_batches_and_schedules_are_those_of_torchs_loader_and_scheduler(preset: str, last_batch: str) -> None:
+    """40 images in batches of 12: three, or three and one of 4."""
+    task = synthetic.task()
+    how = replace(recipes.make(preset, shots=16, dataset="any"), epochs=5, batch_size=12, last_batch=last_batch)
+    how = replace(how, warmup_lr=None, lr=0.02)
+    fitting.compare(ClipAdapter(alpha=0.6), task, how, lambda start: Plain(start, task, {"alpha": 0.6}))
+    loader = torch.utils.data.DataLoader(range(40), batch_size=12, drop_last=last_batch == "drop")  # type: ignore[arg-type, var-annotated]
+    shown = [len(label) for _, label in fitting.batches(task, 3, 1, how)]
+    assert shown == [len(batch) for batch in loader]
+    optimiser = fitting.torch_optimiser([torch.nn.Parameter(torch.zeros(1))], how)
+    steps = how.epochs * (len(shown) if how.schedule == "cosine-step" else 1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step in range(steps):
+        assert how.lr_at(step * how.epochs / steps, how.lr) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+
+
+def test_a_last_batch_that_is_the_only_one_is_never_dropped() -> None:
+    task = _numbered(images=10, views=3)
+    for last_batch in ("drop", "keep"):
+        how = replace(COOP, batch_size=32, last_batch=last_batch)
+        assert [len(label) for _, label in fitting.batches(task, 1, 0, how)] == [10]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("eps", 0.0),
+        ("weight_decay", -1e-3),
+        ("weight_decay", float("inf")),
+        ("momentum", 1.0),
+        ("momentum", -0.1),
+        ("last_batch", "some"),
+        ("schedule", "linear"),
+    ],
+)
+def test_unusable_recipes_are_refused(field: str, value: float | str) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=field.split("_")[0]):
         replace(COOP, **{field: value})
 
 
@@ -193,15 +293,16 @@ def test_inert_runs_keep_their_start_and_are_not_counted() -> None:
 def test_epochs_show_every_view_once_in_v_epochs_and_drop_the_last_batch() -> None:
     task = _numbered(images=10, views=3)
     seen: list[Tensor] = []
+    fours, tens = replace(COOP, batch_size=4), replace(COOP, batch_size=10)
     for epoch in range(3):
-        image, label = _epoch_rows(task, 7, epoch, 4)
-        assert image.shape == (2, 4, 2)
-        assert torch.equal(image[..., 0].flatten().long(), label.flatten())
-        seen.append(image.flatten(0, 1))
-    whole = torch.cat([_epoch_rows(task, 7, epoch, 10)[0][0] for epoch in range(3)])
+        image, label = _epoch_rows(task, 7, epoch, fours)
+        assert image.shape == (8, 2)
+        assert torch.equal(image[:, 0].long(), label)
+        seen.append(image)
+    whole = torch.cat([_epoch_rows(task, 7, epoch, tens)[0] for epoch in range(3)])
     assert len({tuple(row) for row in whole.tolist()}) == 30
-    again, _ = _epoch_rows(task, 7, 2, 4)
-    assert torch.equal(again.flatten(0, 1), seen[2])
+    again, _ = _epoch_rows(task, 7, 2, fours)
+    assert torch.equal(again, seen[2])
 
 
 def _numbered(*, images: int, views: int) -> Task:

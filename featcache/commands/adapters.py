@@ -30,11 +30,11 @@ def ls(adapters_dir: Folder = None) -> None:
 
     use(adapters_dir)
     rows = []
-    for name, file in registry.known().items():
+    for name in registry.known():
         kind: Any = registry.load(name)
         searched = ", ".join(f"{field} {values}" for field, values in kind.grid.items())
         needs = ", ".join(sorted(kind.needs)) or "nothing"
-        rows.append([name, _paper(file), "trained" if hasattr(kind, "init") else "solved", needs, searched or "-"])
+        rows.append([name, paper_of(name), "trained" if hasattr(kind, "init") else "solved", needs, searched or "-"])
     console.table(["method", "paper", "how", "needs", "searched by default"], rows)
 
 
@@ -54,6 +54,9 @@ def info(name: str, adapters_dir: Folder = None) -> None:
     ]
     if rows:
         console.table(["field", "type", "default", "searched", "what it is"], rows)
+    training = {name: values for name, values in kind.grid.items() if name not in types}
+    if training:
+        console.say("searched of its training: " + "; ".join(f"{name} {values}" for name, values in training.items()))
     trained = f"preset {kind.preset}, " if hasattr(kind, "init") else ""
     console.say(f"{trained}views {kind.views}; needs {', '.join(sorted(kind.needs)) or 'nothing'}; file {file.name}")
 
@@ -93,8 +96,11 @@ def _docstring(file: Path) -> str:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
 
 
-def _paper(file: Path) -> str:
-    return _docstring(file).split("\n", 1)[0].rstrip(".:")
+def paper_of(name: str) -> str:
+    """The first line of a method's file: its paper."""
+    from featcache import registry
+
+    return _docstring(registry.known()[name]).split("\n", 1)[0].rstrip(".:")
 
 
 def _field_docstrings(file: Path) -> dict[str, str]:
@@ -153,11 +159,11 @@ class NAME:
     """Parameters that training leaves as init gives them."""
 
     alpha: float = 0.2
-    """Weight of what is learnt, 0 or more; 0 is zero-shot CLIP. Fields of type float share one stack of runs."""
+    """Weight of what is learnt, at least 0; 0 is zero-shot CLIP. Fields of type float share one stack of runs."""
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ConfigError(f"alpha is 0 or more; got {self.alpha:g}")
+        if not 0 <= self.alpha < float("inf"):
+            raise ConfigError(f"alpha is a number of at least 0; got {self.alpha:g}")
 
     @property
     def inert(self) -> bool:

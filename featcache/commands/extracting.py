@@ -125,8 +125,8 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions) -> None:
 
 def machine_of(options: MachineOptions) -> Machine:
     """The options made fast."""
+    from featcache.devices import pick_device
     from featcache.extraction.encode import Machine
-    from featcache.search import pick_device
 
     device = pick_device(options.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,20 +15,26 @@ from featcache import console, grids, recipes, registry, reporting
 from featcache import results as records
 from featcache.commands.running import each, stoppable
 from featcache.errors import ConfigError, FeatcacheError, InputError
-from featcache.fits import LR
-from featcache.loading import class_range, draws_of
+from featcache.loading import class_range, data_set, draws_of
+from featcache.outcome import Outcome
+from featcache.preparing import Settings
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
 from featcache.results import Recorder
-from featcache.search import Outcome, Settings, search
+from featcache.search import search
 from featcache.shift import Target, find, target
 from featcache.store import Store
 from featcache.store.places import list_stores, resolve, results_path
 from featcache.store.spec import canonical_json
 from featcache.task import swept_fields
+from featcache.text_sources import sources_of
 
-_TRAINING = ("preset", "epochs", "lr", "batch_size")
+_TRAINING = ("preset", "epochs", "lr", "batch_size", "weight_decay", "momentum", "last_batch", "init_seeds")
 """Options that only a trained method heeds."""
+
+
+ALL = ("all",)
+"""Methods asked for by this word: every one that a store has what it needs for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +49,24 @@ class FitOptions:
     choose: str = "per-draw"
     shots: tuple[int | None, ...] = (None,)
     shot_seeds: tuple[int, ...] | None = None
+    init_seeds: tuple[int, ...] | None = None
     preset: str | None = None
     epochs: int | None = None
     lr: float | None = None
     batch_size: int | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    last_batch: str | None = None
     select: str | None = None
     prompts: tuple[str, ...] = (DEFAULT,)
     classes: str = "all"
     also: tuple[str, ...] = ()
     device: str = "auto"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of all methods that may be fitted."""
+        return tuple(registry.known()) if self.adapters == ALL else self.adapters
 
 
 class Job(NamedTuple):
@@ -96,7 +112,9 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
             texts = [reporting.as_json(outcome) for outcome in outcomes]
             console.raw(texts[0] if len(jobs) == 1 else "[" + ",\n".join(texts) + "]")
         elif not as_json:
-            reporting.show_means(records.summaries(results_path(), ids=ids)[::-1])
+            summaries = records.summaries(results_path(), ids=ids)[::-1]
+            reporting.show_methods(results_path(), summaries)
+            reporting.show_means(summaries)
 
 
 def stores_named(names: Sequence[str]) -> list[Path]:
@@ -123,10 +141,23 @@ def jobs_of(stores: Sequence[Path], options: FitOptions) -> list[Job]:
     return [
         Job(store, adapter, prompts, shots)
         for store in stores
-        for adapter in options.adapters
+        for adapter in (_able(store) if options.adapters == ALL else options.adapters)
         for prompts in options.prompts
         for shots in options.shots
     ]
+
+
+def _able(path: Path) -> list[str]:
+    """Every method that the store has what it needs for, zero-shot first; those left out are named."""
+    with Store(path) as store:
+        has = {"text"} if store.text_sets else set()
+        has |= {"tower"} if store.provenance.get("kind") == "extract" else set()
+    known = sorted(registry.known(), key=lambda name: (name != "zero_shot", name))
+    lacking = {name: sorted(registry.load(name).needs - has) for name in known}
+    for name, needs in lacking.items():
+        if needs:
+            console.note(f"{path.stem}: {name} is left out, for it needs {' and '.join(needs)}")
+    return [name for name in known if not lacking[name]]
 
 
 def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, int]:
@@ -135,7 +166,7 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
         store = opened.enter_context(Store(job.store))
         targets = _targets(store, job, options, opened)
         recorder = Recorder(results_path(), sys.argv[1:], job_id)
-        dataset = str(store.provenance.get("dataset", ""))
+        dataset = data_set(store)
         opened.enter_context(stoppable("no result was recorded"))
         advance = opened.enter_context(console.progress("fitting", "run-epochs", rate="run-epochs"))
         outcome = search(
@@ -143,6 +174,7 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
             settings_of(job, options),
             lambda shots: recipe_of(job.adapter, options, shots, dataset),
             also=targets,
+            learnt=records.learnt_for(results_path(), store.key, options.classes),
             record=recorder,
             progress=advance,
         )
@@ -158,7 +190,7 @@ def identify(job: Job, options: FitOptions) -> str:
     with ExitStack() as opened:
         store = opened.enter_context(Store(job.store))
         targets = _targets(store, job, options, opened)
-        dataset = str(store.provenance.get("dataset", ""))
+        dataset = data_set(store)
         draws = draws_of(store, job.shots, options.shot_seeds)
         shots, seeds = draws[0].shots, tuple(drawn.shot_seed for drawn in draws)
         content = [
@@ -174,12 +206,13 @@ def settings_of(job: Job, options: FitOptions) -> Settings:
     """What one search tries."""
     return Settings(
         adapter=job.adapter,
-        grid=grid_of(job.adapter, options.grid, keep_alpha=options.post_hoc_alpha is not None),
+        grid=_grid_of(job.adapter, options),
         post_hoc_alpha=() if options.post_hoc_alpha is None else grids.parse(options.post_hoc_alpha),
         views=options.views,
         choose=options.choose,
         shots=job.shots,
         shot_seeds=options.shot_seeds,
+        init_seeds=options.init_seeds if hasattr(registry.load(job.adapter), "init") else None,
         protocol=options.select,
         text_set=job.prompts,
         classes=options.classes,
@@ -187,23 +220,70 @@ def settings_of(job: Job, options: FitOptions) -> Settings:
     )
 
 
-def grid_of(adapter: str, asked: Sequence[str], *, keep_alpha: bool = False) -> dict[str, tuple[Any, ...]]:
+def _grid_of(adapter: str, options: FitOptions) -> dict[str, tuple[Any, ...]]:
+    """What a method searches under the options."""
+    given = [name for name in recipes.PER_RUN if getattr(options, name) is not None]
+    # A post-hoc sweep blends the head trained at the method's own alpha.
+    kept = [*given, "alpha"] if options.post_hoc_alpha is not None else given
+    return grid_of(adapter, options.grid, options.preset, kept=kept)
+
+
+def grid_of(
+    adapter: str, asked: Sequence[str], preset: str | None = None, *, kept: Sequence[str] = ()
+) -> dict[str, tuple[Any, ...]]:
     """What is searched: the method's default grid, with FIELD=VALUES in its place or beside it. Raises ConfigError.
 
-    `keep_alpha` trains at the method's own alpha unless one is asked for: a post-hoc sweep blends that head.
+    Fields that are `kept` are searched only where asked, and so are training fields that the optimiser does not heed.
     """
     kind = registry.load(adapter)
     types = get_type_hints(kind)
-    searched = searchable(adapter)
-    default = {name: text for name, text in kind.grid.items() if not (keep_alpha and name == "alpha")}
+    searched = searchable(adapter, preset)
+    searched_alone = _default_grid(adapter, {name: text for name, text in _asked(asked) if name in types})
+    unheeded = {*kept, *(name for name in recipes.PER_RUN if name not in searched)}
+    default = {name: text for name, text in searched_alone.items() if name not in unheeded}
     texts = default | {name: text for name, text in _asked(asked) if name in searched}
-    return {name: grids.parse_as(float if name == LR else types[name], text, name) for name, text in texts.items()}
+    return {name: grids.parse_as(types.get(name, float), text, name) for name, text in texts.items()}
 
 
-def searchable(adapter: str) -> list[str]:
-    """The fields of a method that --grid can search, and the learning rate of one that is trained."""
-    kind = registry.load(adapter)
-    return [field.name for field in fields(kind)] + ([LR] if hasattr(kind, "init") else [])  # type: ignore[arg-type]
+def _default_grid(adapter: str, asked: Mapping[str, str]) -> Mapping[str, str]:
+    """What a method searches unless the user says, given the values asked of its fields. Raises ConfigError."""
+    kind: Any = registry.load(adapter)
+    if not hasattr(kind, "own_grid"):
+        return dict(kind.grid)
+    types = get_type_hints(kind)
+    shapes = {name: grids.parse_as(types[name], text, name) for name, text in asked.items() if types[name] is not float}
+    points = [dict(zip(shapes, values, strict=True)) for values in itertools.product(*shapes.values())]
+    found = [dict(kind(**point).own_grid) for point in points]
+    for point, grid in zip(points, found, strict=True):
+        lacking = [name for name in {**found[0], **grid} if found[0].get(name) != grid.get(name) and name not in asked]
+        if lacking:
+            one, other = (" ".join(f"{name}={value}" for name, value in each.items()) for each in (points[0], point))
+            raise ConfigError(
+                f"{adapter} searches {_listed(found[0])} with {one} but {_listed(grid)} with {other}; fit them one at "
+                f"a time, or say what to search of {', '.join(lacking)} with --grid"
+            )
+    return found[0]
+
+
+def _listed(grid: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} over {values}" for name, values in grid.items()) or "nothing"
+
+
+def searchable(adapter: str, preset: str | None = None) -> list[str]:
+    """The fields of a method that --grid can search, and those of its training that its optimiser heeds."""
+    own = [field.name for field in fields(registry.load(adapter))]  # type: ignore[arg-type]
+    return [*own, *(name for name in _heeded(adapter, preset) if name not in own)]
+
+
+def _heeded(adapter: str, preset: str | None) -> tuple[str, ...]:
+    """Of lr, weight_decay and momentum, those that change anything; none for a method that is not trained."""
+    if not hasattr(registry.load(adapter), "init"):
+        return ()
+    return recipes.make(_preset(adapter, preset), shots=1, dataset="").heeds
+
+
+def _preset(adapter: str, asked: str | None) -> str:
+    return str(asked or getattr(registry.load(adapter), "preset", "coop"))
 
 
 def _asked(items: Sequence[str]) -> list[tuple[str, str]]:
@@ -217,25 +297,41 @@ def _asked(items: Sequence[str]) -> list[tuple[str, str]]:
 
 def recipe_of(adapter: str, options: FitOptions, shots: int, dataset: str) -> Recipe:
     """The recipe of the preset, or of the method's own, with what was asked for in its place."""
-    preset = str(options.preset or getattr(registry.load(adapter), "preset", "coop"))
-    recipe = recipes.make(preset, shots=shots, dataset=dataset)
-    changed = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
-    return replace(recipe, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
+    recipe = recipes.make(_preset(adapter, options.preset), shots=shots, dataset=dataset)
+    heeded = ("epochs", "batch_size", "last_batch", *recipe.heeds)
+    changed = {name: getattr(options, name) for name in heeded}
+    return replace(recipe, **{name: value for name, value in changed.items() if value is not None})
 
 
 def check_effect(options: FitOptions) -> None:
     """A setting that would have no effect on any of the methods is an error."""
-    methods = {name: registry.load(name) for name in options.adapters}
+    methods = {name: registry.load(name) for name in options.methods}
     unused = [f"--{name.replace('_', '-')}" for name in _TRAINING if getattr(options, name) is not None]
     if unused and not any(hasattr(method, "init") for method in methods.values()):
         listed = ", ".join(methods)
         raise ConfigError(f"{listed}: not trained, so {', '.join(unused)} would do nothing; leave it out")
+    _check_per_run(options, [name for name, _ in _asked(options.grid)])
+    known = list(dict.fromkeys(field for adapter in methods for field in searchable(adapter, options.preset)))
     for name, _ in _asked(options.grid):
-        known = list(dict.fromkeys(field for adapter in methods for field in searchable(adapter)))
         if name not in known:
             raise ConfigError(
                 f"{', '.join(methods)}: there is no field {name}, so --grid {name}=.. would do nothing; there is: "
                 f"{', '.join(known) or 'none'}"
+            )
+
+
+def _check_per_run(options: FitOptions, searched: Sequence[str]) -> None:
+    """Raises where --lr, --weight-decay or --momentum, or one of them in the grid, would do nothing."""
+    trained = [name for name in options.methods if hasattr(registry.load(name), "init")]
+    heeded = {field for name in trained for field in _heeded(name, options.preset)}
+    for name in recipes.PER_RUN:
+        flag, asked = f"--{name.replace('_', '-')}", getattr(options, name) is not None
+        if asked and name in searched:
+            raise ConfigError(f"{flag} would do nothing beside --grid {name}=..; leave one of the two out")
+        if trained and name not in heeded and asked:
+            raise ConfigError(
+                f"{flag} would do nothing: {', '.join(trained)} is trained with Adam or AdamW, which have none; leave "
+                "it out, or choose a --preset with SGD, such as coop"
             )
 
 
@@ -246,7 +342,8 @@ def _check_plot(plot: Path, jobs: Sequence[Job], options: FitOptions) -> None:
     adapter = options.adapters[0]
     if not _has_alpha(adapter):
         raise ConfigError(f"--plot draws accuracy against alpha, and {adapter} has no alpha; leave it out")
-    others = [name for name, values in grid_of(adapter, options.grid).items() if name != "alpha" and len(values) > 1]
+    grid = _grid_of(adapter, options)
+    others = [name for name, values in grid.items() if name != "alpha" and len(values) > 1]
     if others:
         raise ConfigError(f"--plot draws accuracy against alpha alone, and {', '.join(others)} is searched too")
 
@@ -270,7 +367,7 @@ def _targets(store: Store, job: Job, options: FitOptions, opened: ExitStack) -> 
 
 def _meaning(store: Store, job: Job) -> list[str]:
     """What a store contributes to a search's numbers: its key, and the text in use."""
-    names = job.prompts.split("+") if store.text_sets else []
+    names = sources_of(job.prompts).sets if store.text_sets else ()
     return [store.key, *(store.text(name).digest for name in names if name in store.text_sets)]
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from featcache.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from featcache.backbones import Backbone
-    from featcache.store import Store
 
 app = typer.Typer(help="Text sets: ls, add.", no_args_is_help=True)
 _Store = Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")]
@@ -52,18 +48,16 @@ def add(
 ) -> None:
     """Encode new text sets into a store; its images are neither needed nor touched."""
     from featcache import console
-    from featcache.backbones import Backbone
+    from featcache.backbones.of_store import backbone_of
     from featcache.commands.running import stoppable
+    from featcache.devices import pick_device
     from featcache.prompts import DEFAULT, TextSet, encoded, prompt_set
-    from featcache.search import pick_device
     from featcache.store import Store, write_store
     from featcache.store.copying import contents_of
     from featcache.store.places import resolve
 
     with Store(resolve(store)) as opened:
-        tower = _backbone_of(opened.provenance, backbone, weights, opened.spec.tower.precision)
-        encoder = Backbone(*tower)
-        _check_fits(encoder, opened)
+        encoder = backbone_of(opened, backbone, weights)
         template = str(opened.provenance.get("template", "a photo of a {}."))
         made: dict[str, TextSet] = {}
         for name in dict.fromkeys(word.strip() for word in sets.split(",")):
@@ -90,26 +84,3 @@ def add(
         write_store(now.path, replace(contents, text={**contents.text, **made}))
     for name, text in made.items():
         console.say(f"{name}: {len(text.label):,} sentences added to {opened.name}; fit with --prompts {name}")
-
-
-def _backbone_of(
-    provenance: dict[str, object], backbone: str | None, weights: str | None, precision: str
-) -> tuple[str, str | None, str]:
-    if backbone is None and provenance.get("kind") != "extract":
-        raise InputError("this store was imported, so its encoder is not known: say which one with --backbone NAME")
-    precision = precision if precision != "unknown" else "fp32"
-    if backbone is not None:
-        return backbone, weights, precision
-    noted = provenance.get("weights")
-    return str(provenance["backbone"]), weights or (str(noted) if noted else None), precision
-
-
-def _check_fits(encoder: Backbone, store: Store) -> None:
-    identity = encoder.identity
-    imported = store.provenance.get("kind") != "extract"
-    if identity.dim != store.dim or (not imported and identity.tower != store.spec.tower):
-        raise ConfigError(
-            f"{encoder.name} (width {identity.dim}, checkpoint {identity.tower.checkpoint[:12]}) is not what made "
-            f"{store.name} (width {store.dim}, checkpoint {store.spec.tower.checkpoint[:12]}); its text would point "
-            "elsewhere: name the store's own backbone and weights"
-        )

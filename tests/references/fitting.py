@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -20,18 +20,30 @@ def recipe(preset: str, *, epochs: int = 10, batch_size: int = 16) -> Recipe:
     return replace(recipes.make(preset, shots=16, dataset="any"), epochs=epochs, batch_size=batch_size)
 
 
+def batches(task: Task, init_seed: int, epoch: int, how: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch that the engine would show: images (b, D) and labels (b,)."""
+    image, label = _epoch_rows(task, init_seed, epoch, how)
+    for low in range(0, len(label), how.batch_size):
+        yield image[low : low + how.batch_size], label[low : low + how.batch_size]
+
+
+def torch_optimiser(parameters: list[Tensor], how: Recipe) -> torch.optim.Optimizer:
+    """torch's own of the recipe's name."""
+    match how.optimiser:
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=how.lr, eps=how.eps, weight_decay=how.weight_decay)
+    return torch.optim.AdamW(parameters, lr=how.lr, eps=how.eps, weight_decay=how.weight_decay)
+
+
 def fit(model: nn.Module, task: Task, how: Recipe, init_seed: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     """The model trained with torch's own optimiser on the batches that the engine would show it."""
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if how.optimiser == "sgd":
-        optimiser: torch.optim.Optimizer = torch.optim.SGD(
-            learnt, lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
-        )
-    else:
-        optimiser = torch.optim.AdamW(learnt, lr=how.lr, weight_decay=how.weight_decay)
+    optimiser = torch_optimiser([parameter for parameter in model.parameters() if parameter.requires_grad], how)
     for epoch in range(how.epochs):
-        optimiser.param_groups[0]["lr"] = how.lr_at(epoch, how.lr)
-        for image, label in zip(*_epoch_rows(task, init_seed, epoch, how.batch_size), strict=True):
+        shown = list(batches(task, init_seed, epoch, how))
+        for step, (image, label) in enumerate(shown):
+            optimiser.param_groups[0]["lr"] = how.lr_at(epoch + step / len(shown), how.lr)
             optimiser.zero_grad()
             loss(image, label).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
