@@ -93,9 +93,10 @@ def page(found: Found, names: Sequence[str], options: argparse.Namespace) -> str
                 ],
             ),
             "## On genuine ViT-B/32 features, not distributed",
-            "70 classes of Caltech101, 16 shots, as OpenAI's ViT-B/32 embeds them: one draw, L2-normalised, the mean of "
-            "ten views to train on, so views make no difference here. Parameters are what gradient steps can change, at "
-            "most. Seconds are those of fitting every configuration searched, and of the whole search, tests of all of "
+            "70 classes of Caltech101, 16 shots, as OpenAI's ViT-B/32 embeds them: one draw, L2-normalised, the mean "
+            "of ten views to train on, so views make no difference here. Parameters are what gradient steps can "
+            "change, at most. Seconds are those of fitting every configuration searched, and of the whole search, "
+            "tests of all of "
             f"them included, on {_machine(found.whole(one))}, with {made_by}. The like is made of images by "
             "`featcache extract --dataset caltech101 --backbone ViT-B-32`, or of features you have by:",
             f"```\nfeatcache import FEATURES.npz --name {options.features}\n"
@@ -106,8 +107,8 @@ def page(found: Found, names: Sequence[str], options: argparse.Namespace) -> str
                 [_cost(found, options.features, name) for name in names if found.result(options.features, name, 16)],
             ),
             "## Without text",
-            "Those that need none, on 47 textures of DTD as OpenAI's RN50 embeds them: genuine features, not distributed, "
-            "16 shots, chosen on `fewshot-val` or, where there is no val, `train-holdout`.",
+            "Those that need none, on 47 textures of DTD as OpenAI's RN50 embeds them: genuine features, not "
+            "distributed, 16 shots, chosen on `fewshot-val` or, where there is no val, `train-holdout`.",
             _table(
                 ["method", "test %", "chosen on"],
                 [
