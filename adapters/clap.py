@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featcache.errors import ConfigError
-from featcache.ops import cosine_logits, normalise
+from featcache.ops import cosine_logits, learnt_text_logits, normalise
 from featcache.task import Frozen, Hyper, Params, Task
 
 
@@ -65,7 +65,7 @@ class Clap:
 
     def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:  # noqa: ARG002
         """(N, C) from raw images (N, D)."""
-        return cosine_logits(image, normalise(params["probe"]), frozen.logit_scale)  # (N, C)
+        return learnt_text_logits(image, normalise(params["probe"]), frozen.logit_scale)  # (N, C)
 
     def loss(self, params: Params, image: Tensor, label: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
         """() the batch's mean cross-entropy and the pull."""

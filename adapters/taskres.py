@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import ConfigError
-from featcache.ops import cosine_logits, normalise
+from featcache.ops import learnt_text_logits, normalise
 from featcache.task import Frozen, Hyper, Params, Task
 
 
@@ -57,4 +57,4 @@ class TaskRes:
     def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
         """(N, C) from raw images (N, D)."""
         text = normalise(frozen.text + hyper["alpha"] * params["residual"])  # (C, D)
-        return cosine_logits(image, text, frozen.logit_scale)  # (N, C)
+        return learnt_text_logits(image, text, frozen.logit_scale)  # (N, C)

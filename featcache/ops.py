@@ -21,6 +21,15 @@ def cosine_logits(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:
     return logit_scale * (normalise(image) @ text.mT)
 
 
+def learnt_text_logits(image: Tensor, text: Tensor, logit_scale: float) -> Tensor:
+    """What `cosine_logits` gives, for text (C, D) that is learnt.
+
+    The product is taken the other way round, so that under vmap the gradient of text comes out in text's own layout: in
+    the transposed one every later step over it takes twice as long.
+    """
+    return logit_scale * (text @ normalise(image).mT).mT
+
+
 def cosine_loss_gradient(image: Tensor, label: Tensor, text: Tensor, logit_scale: float) -> Tensor:
     """(R, b, D) gradient of each run's mean cross-entropy with respect to its images (R, b, D), labels (R, b).
 

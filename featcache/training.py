@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ from featcache.threads import side_by_side
 
 MAX_STACKS = 4
 """Stacks side by side on a CPU: the interpreter keeps the books of one at a time, so more would wait for each other."""
+WORTH_SHARING = 2**26
+"""Parameters x batch rows from which on a step's products are shared among cores."""
 Progress = Callable[[int], None]
 """Told how many run-epochs have just been done."""
 
@@ -66,7 +68,7 @@ def train(
     """
     stacks, at_once = _cut(runs, tasks)
     stop = threading.Event()
-    with side_by_side(at_once) as pool:
+    with side_by_side(at_once, each=_threads_each(runs[0], tasks, recipe, at_once)) as pool:
         try:
             futures = [
                 pool.submit(_train_stack, [runs[index] for index in stack], tasks, recipe, progress, stop)
@@ -107,6 +109,18 @@ def _cut(runs: Sequence[Run], tasks: Sequence[Task]) -> tuple[list[list[int]], i
         bounds = [len(indices) * piece // pieces for piece in range(pieces + 1)]
         stacks += [indices[low:high] for low, high in itertools.pairwise(bounds)]
     return stacks, max(1, min(threads, len(stacks), MAX_STACKS))
+
+
+def _threads_each(run: Run, tasks: Sequence[Task], recipe: Recipe, at_once: int) -> int:
+    """How many threads torch takes for each stack: one, unless a step is work enough to be worth waiting for each other.
+
+    2 cores, D 512, one run of batch 32: CLIP-Adapter's 131 k parameters take 1.1 ms a step with one thread and 4.6 ms
+    with two, a D x D projection's 298 k take 3.1 and 8.3 ms.
+    """
+    if isinstance(run.method, Stacked):
+        return max(1, torch.get_num_threads() // at_once)
+    work = recipe.batch_size * sum(value.numel() for value in _start(run, tasks).values())
+    return max(1, torch.get_num_threads() // at_once) if work >= WORTH_SHARING else 1
 
 
 def _train_stack(
@@ -162,7 +176,7 @@ def _by_autograd(
 ) -> dict[str, Gradient]:
     """Each run's gradient of its mean cross-entropy over the batch."""
     image, label = batch  # (R, b, D), (R, b)
-    logits = torch.vmap(lambda p, x, h: method.logits(p, x, frozen, h))(params, image, hyper)  # (R, b, C)
+    logits = _lifted(lambda p, x, h: method.logits(p, x, frozen, h))(params, image, hyper)  # (R, b, C)
     return _differentiate(_summed_loss(logits, label), params)
 
 
@@ -185,8 +199,26 @@ def _by_own_loss(
 ) -> dict[str, Gradient]:
     """Each run's gradient of the method's own loss on the batch."""
     loss = cast(Penalised, method).loss
-    losses = torch.vmap(lambda p, x, y, h: loss(p, x, y, frozen, h))(params, *batch, hyper)  # (R,)
+    losses = _lifted(lambda p, x, y, h: loss(p, x, y, frozen, h))(params, *batch, hyper)  # (R,)
     return _differentiate(losses.sum(), params)
+
+
+def _lifted(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What is written for one run, for R; a lone run goes without vmap, which takes up to twice as long as it saves."""
+
+    def lift(params: Params, *stacked: Any) -> Tensor:
+        if len(next(iter(params.values()))) > 1:
+            return torch.vmap(one)(params, *stacked)
+        return one(*(_lone(tree) for tree in (params, *stacked))).unsqueeze(0)
+
+    return lift
+
+
+def _lone(stacked: Any) -> Any:
+    """A lone run's tensors without their run axis."""
+    if isinstance(stacked, Tensor):
+        return stacked.squeeze(0)
+    return {name: value.squeeze(0) for name, value in stacked.items()}
 
 
 def _differentiate(loss: Tensor, params: Params) -> dict[str, Gradient]:

@@ -142,6 +142,39 @@ def test_optimisers_equal_torch(
     torch.testing.assert_close(ours["w"], torch.stack([p.detach() for p in theirs]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("momentum", "decay"), [(0.9, 5e-4), (0.9, 0.05), (0.5, 1e-6), (0.9, 0.0), (0.0, 0.1), (0.9, 0.9)]
+)
+@pytest.mark.parametrize("factored", [False, True])
+def test_sgd_equals_torch_while_runs_share_a_rate_and_after(factored: bool, momentum: float, decay: float) -> None:
+    """A warm-up, a falling rate, two steps at rates of their own, and one rate again: z is held, left and taken up."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 7, 5, generator=generator)
+    ours = {"w": start.clone()}
+    stacked = Sgd(ours, momentum=momentum, weight_decay=decay)
+    theirs = [start[index].clone().requires_grad_() for index in range(2)]
+    singles = [torch.optim.SGD([p], lr=1.0, momentum=momentum, weight_decay=decay) for p in theirs]
+    rates = [(1e-5, 1e-5)] * 3 + [(0.1 - 0.01 * k,) * 2 for k in range(6)] + [(0.05, 0.02)] * 2 + [(0.03, 0.03)] * 5
+    held = []
+    for lrs in rates:
+        left, right = torch.randn(2, 4, 7, generator=generator), torch.randn(2, 4, 5, generator=generator)
+        whole = left.mT @ right
+        for index, (param, single) in enumerate(zip(theirs, singles, strict=True)):
+            single.param_groups[0]["lr"] = lrs[index]
+            param.grad = whole[index].clone()
+            single.step()
+        stacked.step({"w": (left, right) if factored else whole.clone()}, lrs)
+        held.append(stacked._k is not None)
+        torch.testing.assert_close(ours["w"], torch.stack([p.detach() for p in theirs]), rtol=1e-5, atol=2e-6)
+    if not momentum or not decay:
+        assert not any(held), "there is no z"
+    elif decay < 1e-3:
+        assert held == [one == other for one, other in rates]
+    else:
+        assert any(held), "held while the rate is small"
+        assert not held[3], "the equation has no root at a rate of 0.1"
+
+
 def test_equal_values_stay_one_number() -> None:
     """Then weight decay and momentum cost no pass over memory of their own."""
     params = {"w": torch.zeros(2, 3)}
