@@ -57,8 +57,9 @@ class Sgd:
     """SGD with momentum and an L2 penalty, as torch.optim.SGD has them.
 
     v' = momentum v + g + weight_decay p and p' = p - lr v' pass over memory eight times, which costs about as much as
-    the products that make g. Where all runs share their three numbers, z = p + v / k is held in place of v. For the root
-    k of lr momentum k^2 + (1 - momentum - lr weight_decay) k + weight_decay = 0 and a = 1 - k lr, the same step is
+    the products that make g. Where all runs share their three numbers, z = p + v / k is held in place of v. For the
+    root k of lr momentum k^2 + (1 - momentum - lr weight_decay) k + weight_decay = 0 and a = 1 - k lr, it is the same
+    step to say
 
         z' = a momentum z + (a / k) g        p' = p + (k lr / a) (p - z')
 

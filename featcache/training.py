@@ -112,7 +112,7 @@ def _cut(runs: Sequence[Run], tasks: Sequence[Task]) -> tuple[list[list[int]], i
 
 
 def _threads_each(run: Run, tasks: Sequence[Task], recipe: Recipe, at_once: int) -> int:
-    """How many threads torch takes for each stack: one, unless a step is work enough to be worth waiting for each other.
+    """How many threads torch takes for each stack: one, unless a step's work is worth waiting for each other.
 
     2 cores, D 512, one run of batch 32: CLIP-Adapter's 131 k parameters take 1.1 ms a step with one thread and 4.6 ms
     with two, a D x D projection's 298 k take 3.1 and 8.3 ms.

@@ -434,3 +434,24 @@ def test_ctrl_c_ends_in_one_line_and_the_rerun_goes_on(run: Run, home: Path, pic
     assert ", 0 already there" not in resumed.out
     assert run("cache", "verify").code == 0
     assert not list(home.glob("parts/*"))
+
+
+def test_all_fits_every_method_that_the_store_has_what_it_needs_for(run: Run, tmp_path: Path) -> None:
+    arrays = synthetic.arrays()
+    del arrays["text_features"]
+    assert run("import", synthetic.save(tmp_path / "f.npz", arrays), "--name", "f").code == 0
+    said = run("fit", "f", "--adapter", "all", "--shots", "2", "--seeds", "1", "--epochs", "1")
+    assert said.code == 0, said.err
+    told = " ".join(said.err.split())
+    assert "f: zero_shot is left out, for it needs text" in told
+    assert "f: coop is left out, for it needs text and tower" in told
+    assert "f, elevater, 2 shots is left out: start=language needs text weights" in told
+    fitted = [row["adapter"] for row in json.loads(run("results", "--json").out)]
+    assert sorted(fitted) == ["gda", "linear_probe", "proker", "tip_adapter", "tip_adapter_f"]
+
+
+def test_all_without_a_method_that_can_be_fitted_is_a_failure(run: Run, tmp_path: Path) -> None:
+    assert run("import", synthetic.save(tmp_path / "f.npz", synthetic.arrays()), "--name", "f").code == 0
+    said = run("fit", "f", "--adapter", "all", "--select", "nonsense")
+    assert said.code == 2
+    assert "unknown selection protocol 'nonsense'" in said.err

@@ -96,7 +96,13 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
     ids: list[int] = []
 
     def carry_out(job: Job) -> None:
-        outcome, result = fit_one(job, options)
+        try:
+            outcome, result = fit_one(job, options)
+        except ConfigError as error:
+            if options.adapters != ALL:
+                raise
+            console.note(f"{job.name} is left out: {error}")  # nobody asked for this very one
+            return
         outcomes.append(outcome)
         ids.append(result)
         if not as_json:
@@ -107,6 +113,8 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
 
     try:
         each([(job.name, job) for job in jobs], carry_out)
+        if not outcomes:
+            raise InputError("--adapter all: no method could be fitted, for the reasons above")
     finally:
         if as_json and (outcomes or len(jobs) > 1):
             texts = [reporting.as_json(outcome) for outcome in outcomes]
