@@ -2,6 +2,9 @@
 # make test   the test suite, a process a core; tests of extras that are not installed skip
 # make test-all  the same with the extras installed
 # make check  ruff, mypy --strict, then the test suite
+# make bench  every claim of speed on this machine, in short form: minutes each, one after another; nothing else should
+#             run beside them. Tables on the screen, figures in benchmarks/results/NAME-short.json
+# make bench-full  the same in full, an hour or more on 2 cores: benchmarks/results/NAME.json
 # Each creates .venv and installs what it needs; PYTHON names another interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -9,8 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 
+# One script a claim.
+BENCHMARKS := alpha_search paper_grid scaling tip_grid linear_probe coop extract whole_process
+
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint check clean
+.PHONY: demo test test-all lint check bench bench-full clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -32,6 +38,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 check: lint test
+
+bench: $(VENV)/.installed-dev
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --short --write; done
+
+bench-full: $(VENV)/.installed-dev
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --write; done
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "featcache needs Python 3.11 or newer")'

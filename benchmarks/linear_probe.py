@@ -1,6 +1,6 @@
 """All strengths and draws of the linear probe at once, against scikit-learn's LogisticRegression one by one.
 
-    OMP_WAIT_POLICY=passive python benchmarks/linear_probe.py --features caltech70_vitb32.npz
+    python benchmarks/linear_probe.py --features caltech70_vitb32.npz [--short] [--write [FILE]]
 
 7 strengths x 3 draws of 8 shots. The two sides stop by unlike tolerances, so each is timed at several (1e-4 is
 scikit-learn's default, which CoOp's script takes; double precision is what its script feeds), and its accuracies are
@@ -12,32 +12,27 @@ accuracy has two readings, and both ratios are printed:
   draws within 0.3 point of what the minimum gives. This is what a user of the search sees.
 
 A side's time is its shortest median among the tolerances (scikit-learn: also precisions and threads) that are equal.
-All take turns, `--repeats` times in one process. Without --features: synthetic embeddings of the same shape. The
-figures go to benchmarks/results/linear_probe.json; the target is 3x. No figure of a quiet machine is there yet.
+All take turns, `--repeats` times in one process, about five minutes on 2 cores. Without --features: synthetic
+embeddings of the same shape. A short run leaves out the tolerances between the ends and scikit-learn's second thread.
+The target is 3x. No figure of a quiet machine is there yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
-import platform
-import subprocess
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -49,7 +44,6 @@ from featcache.ops import normalise
 from featcache.task import Params, Task
 from featcache.training import predict, single_hyper
 
-RESULT = Path(__file__).parent / "results" / "linear_probe.json"
 LinearProbe = registry.load("linear_probe")
 STRENGTHS = grids.parse(LinearProbe.grid["c"])
 SHOTS, SHOT_SEEDS = 8, (1, 2, 3)
@@ -63,45 +57,47 @@ Arrays = dict[str, NDArray[np.generic]]
 
 
 def main() -> None:
-    options = parsed()
-    data = load(options.features) if options.features else synthetic()
+    asked = parsed()
+    data = load(asked.features) if asked.features else synthetic(asked.classes, asked.width)
     tasks = [task_of(data, seed) for seed in SHOT_SEEDS]
     rows = {split: normalise(torch.from_numpy(data[f"{split}_features"].astype(np.float32))) for split in SCORED}
     judge = Judge({split: torch.from_numpy(data[f"{split}_labels"].astype(np.int64)) for split in SCORED})
     new = torch.cat([rows[split] for split in SCORED])
     warnings.simplefilter("ignore", ConvergenceWarning)
-    exact = judge.accuracies([made for task in tasks for made in minimum(task, new)])
-    cases = cases_of(tasks, new, options)
-    seconds: dict[Case, list[float]] = {case: [] for case in cases}
-    found = {}
-    for turn in range(options.repeats + 1):
-        for case, fit in cases.items():
-            begun = time.perf_counter()
-            made = fit()
-            if turn:  # the first turn warms up
-                seconds[case].append(time.perf_counter() - begun)
-            found[case] = judge.accuracies(made)
-    results = [
-        {
-            "side": case[0],
-            "tolerance": case[1],
-            "median_s": median(seconds[case]),
-            "range_s": [min(seconds[case]), max(seconds[case])],
-            "largest_gap_points": 100 * float(np.abs(found[case]["test"] - exact["test"]).max()),
-            "chosen_accuracy": chosen(found[case]),
-            "every_strength": bool(np.abs(found[case]["test"] - exact["test"]).max() <= WITHIN),
-            "chosen_strength": abs(chosen(found[case]) - chosen(exact)) <= WITHIN,
-        }
-        for case in cases
-    ]
-    report(results, options, exact)
+    with common.observed(common.CPU) as machine:
+        exact = judge.accuracies([made for task in tasks for made in minimum(task, new)])
+        ours(tasks[:1], new, OUR_TOLERANCES[0])  # warms up; scikit-learn has just been at work
+        cases = cases_of(tasks, new, asked)
+        seconds, made = common.turns(cases, asked.repeats, common.CPU, warm_up=0)
+    results = [result(case, seconds[case], judge.accuracies(made[case]), exact) for case in cases]
+    report(results, asked, exact, machine)
 
 
-def cases_of(tasks: list[Task], new: Tensor, options: argparse.Namespace) -> dict[Case, Callable[[], list[Tensor]]]:
+def result(
+    case: Case,
+    seconds: list[float],
+    found: dict[str, NDArray[np.float64]],
+    exact: dict[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    """One line of the table."""
+    gap = float(np.abs(found["test"] - exact["test"]).max())
+    return {
+        "side": case[0],
+        "tolerance": case[1],
+        "median_s": median(seconds),
+        "range_s": [min(seconds), max(seconds)],
+        "largest_gap_points": 100 * gap,
+        "chosen_accuracy": chosen(found),
+        "every_strength": gap <= WITHIN,
+        "chosen_strength": abs(chosen(found) - chosen(exact)) <= WITHIN,
+    }
+
+
+def cases_of(tasks: list[Task], new: Tensor, asked: argparse.Namespace) -> dict[Case, Callable[[], list[Tensor]]]:
     cases: dict[Case, Callable[[], list[Tensor]]] = {
         ("featcache", tolerance): partial(ours, tasks, new, tolerance) for tolerance in OUR_TOLERANCES
     }
-    for cores, (word, dtype), tolerance in itertools.product(options.cores, PRECISIONS.items(), options.tolerances):
+    for cores, (word, dtype), tolerance in itertools.product(asked.cores, PRECISIONS.items(), asked.tolerances):
         side = f"scikit-learn, {word}, threads {cores}"
         cases[side, tolerance] = partial(scikit, tasks, new, tolerance=tolerance, cores=cores, dtype=dtype)
     return cases
@@ -131,12 +127,17 @@ def chosen(found: dict[str, NDArray[np.float64]]) -> float:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, help="npz of train and test features and labels")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-4, 1e-5, 1e-6, 1e-7])
-    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="threads of scikit-learn's products")
-    return parser.parse_args()
+    made = common.parser(__doc__ or "")
+    common.add_repeats(made, 3)
+    made.add_argument("--features", type=Path, help="npz of train, val and test features and labels")
+    made.add_argument("--tolerances", type=float, nargs="+", help="of scikit-learn; default 1e-4 to 1e-7")
+    made.add_argument("--cores", type=int, nargs="+", help="threads of scikit-learn's products; default 1 2; short: 1")
+    made.add_argument("--classes", type=int, default=70, help="of the synthetic data")
+    made.add_argument("--width", type=int, default=512, help="of the synthetic data")
+    asked = common.options(made)
+    asked.tolerances = asked.tolerances or ([1e-4, 1e-7] if asked.short else [1e-4, 1e-5, 1e-6, 1e-7])
+    asked.cores = asked.cores or ([1] if asked.short else [1, 2])
+    return asked
 
 
 # -- the two sides ---------------------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def load(path: Path) -> Arrays:
         return {name: file[name] for name in file.files if name.endswith(("_features", "_labels"))}
 
 
-def synthetic(classes: int = 70, dim: int = 512) -> Arrays:
+def synthetic(classes: int, dim: int) -> Arrays:
     """Clusters around a common mean, as CLIP's embeddings have one."""
     generator = np.random.default_rng(0)
     common = 2 * generator.normal(size=dim)
@@ -212,11 +213,15 @@ def task_of(data: Arrays, shot_seed: int) -> Task:
 # -- the report ------------------------------------------------------------------------------------------------------
 
 
-def report(rows: list[dict[str, Any]], options: argparse.Namespace, exact: dict[str, NDArray[np.float64]]) -> None:
-    console = Console(width=140)
-    table = Table("side", "tolerance", "median s", "range s", "largest gap, points", "every", "chosen %", "equal")
-    for row in rows:
-        table.add_row(
+def report(
+    rows: list[dict[str, Any]],
+    asked: argparse.Namespace,
+    exact: dict[str, NDArray[np.float64]],
+    machine: dict[str, Any],
+) -> None:
+    columns = ["side", "tolerance", "median s", "range s", "largest gap, points", "every", "chosen %", "equal"]
+    cells = [
+        [
             row["side"],
             f"{row['tolerance']:g}",
             f"{row['median_s']:.3f}",
@@ -225,32 +230,31 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace, exact: dict[
             "yes" if row["every_strength"] else "no",
             f"{100 * row['chosen_accuracy']:.2f}",
             "yes" if row["chosen_strength"] else "no",
-        )
-    console.print(table)
+        ]
+        for row in rows
+    ]
+    common.show(
+        columns, cells, f"{len(STRENGTHS)} strengths x {len(SHOT_SEEDS)} draws of {SHOTS} shots; target 3 times"
+    )
     readings = {}
     for reading in ("every_strength", "chosen_strength"):
         ours, theirs = (shortest(rows, side, reading) for side in ("featcache", "scikit-learn"))
         found = {"featcache_s": ours, "scikit_learn_s": theirs, "ratio": theirs / ours}
         readings[reading] = {name: finite(value) for name, value in found.items()}
-        console.print(f"{reading}: scikit-learn {theirs:.3f} s, featcache {ours:.3f} s, {theirs / ours:.1f}x")
-    RESULT.parent.mkdir(exist_ok=True)
+        common.say(f"{reading}: scikit-learn {theirs:.3f} s, featcache {ours:.3f} s, {theirs / ours:.1f}x")
     result = {
         "target": "7 strengths x 3 draws of 8 shots, at least 3x scikit-learn one by one at equal accuracy",
-        "data": options.features.name if options.features else "synthetic",
+        "data": asked.features.name if asked.features else "synthetic",
         "equal_accuracy": readings,
         "default_tolerance": LinearProbe().tolerance,
         "strengths": STRENGTHS,
         "test_accuracy_of_the_minimum": exact["test"].tolist(),
         "chosen_accuracy_of_the_minimum": chosen(exact),
         "rows": rows,
-        "repeats": options.repeats,
-        "threads": torch.get_num_threads(),
-        "cpu": cpu_model(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "scipy")}
-        | {"python": platform.python_version()},
-        "commit": commit(),
+        "versions": common.versions("numpy", "scikit-learn", "scipy"),
+        **machine,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    common.write(asked, "linear_probe", result)
 
 
 def shortest(rows: list[dict[str, Any]], side: str, reading: str) -> float:
@@ -261,17 +265,6 @@ def shortest(rows: list[dict[str, Any]], side: str, reading: str) -> float:
 
 def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
 if __name__ == "__main__":

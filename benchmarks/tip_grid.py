@@ -1,7 +1,6 @@
 """Claim: Tip-Adapter's grid of 200 betas x 20 alphas at least 30 times as fast as the loop the authors published.
 
-    python benchmarks/tip_grid.py [--write FILE]      printed only, unless a file such as
-                                                      benchmarks/results/tip_grid.json is named
+    python benchmarks/tip_grid.py [--short] [--write [FILE]]      short: a tenth of the betas on drawn data
 
 The loop makes the affinities, the cache's scores, zero-shot's logits and the top class again at each of the 4000
 points, in float32. Against it stand two things: `sweep` and the top class at each point, which is the same work with
@@ -17,32 +16,24 @@ Data: drawn here from a seed; and, where FEATCACHE_REAL_DATA names a folder that
 features/caltech70_vitb32.npz. The rate of a plain matrix product before and after, and the machine's load, tell
 whether the machine was busy with other things: read the ratio then, not the seconds.
 
-Measured on 2 cores of a server CPU, nothing else running (November 2026, benchmarks/results/tip_grid.json), medians over
-the parts: the search's own scoring 45 times as fast (32 to 57), a plain loop over `sweep` 32 to 35 times.
+Measured on 2 cores of a server CPU, nothing else running (November 2026, benchmarks/results/tip_grid.json), medians
+over the parts: the search's own scoring 45 times as fast (32 to 57), a plain loop over `sweep` 32 to 35 times.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import common
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-import featcache
 from featcache import grids, registry
 from featcache.loading import Rows
 from featcache.ops import normalise
@@ -50,7 +41,6 @@ from featcache.selection import score_each
 from featcache.task import Method, Params, Task
 from featcache.training import predict_each, single_hyper
 
-CPU = torch.device("cpu")
 PARTS = 10
 TIE = 2e-5
 """Logits of about 30 that differ by less are told apart by rounding: some ten units in the last place of float32."""
@@ -58,24 +48,23 @@ TipAdapter = registry.load("tip_adapter")
 Way = Callable[[Task, Rows, Params, list[Method]], list[int]]
 
 
-def main(write: Path | None) -> None:
+def main() -> None:
     """Times every way on every data set, prints the table and writes the JSON."""
+    asked = common.options(common.parser(__doc__ or ""))
     alphas, betas = (grids.parse(TipAdapter.grid[name]) for name in ("alpha", "beta"))
+    if asked.short:
+        betas = betas[::10]
     points: list[Method] = [TipAdapter(beta=beta, alpha=alpha) for beta, alpha in itertools.product(betas, alphas)]  # type: ignore[call-arg]
-    load, rate = os.getloadavg()[0], matrix_rate()
-    measured = {name: measure(task, rows, points) for name, task, rows in data_sets()}
+    with common.observed(common.CPU) as machine:
+        measured = {name: measure(task, rows, points) for name, task, rows in data_sets(asked.short)}
     facts = {
         "points": len(points),
         "parts": PARTS,
-        "matrix product, GFLOP/s, before and after": [rate, matrix_rate()],
-        "load average, before and after": [round(load, 2), round(os.getloadavg()[0], 2)],
         "note": "other processes may have run on the machine: the ways took turns, so the ratios are comparable",
-        **versions(),
+        **machine,
     }
     show(measured, facts)
-    if write:
-        write.parent.mkdir(parents=True, exist_ok=True)
-        write.write_text(json.dumps({"data": measured, **facts}, indent=2) + "\n", encoding="utf-8")
+    common.write(asked, "tip_grid", {"data": measured, **facts})
 
 
 def published(task: Task, rows: Rows, params: Params, points: list[Method]) -> list[int]:
@@ -108,7 +97,7 @@ WAYS: dict[str, Way] = {"published loop": published, "sweep": swept, "sweep and 
 def measure(task: Task, rows: Rows, points: list[Method]) -> dict[str, Any]:
     """Seconds of each way, their ratios and the best accuracy; raises where two ways disagree at any point."""
     method = TipAdapter()
-    params = method.solve(task, single_hyper(method, CPU))  # type: ignore[attr-defined]
+    params = method.solve(task, single_hyper(method, common.CPU))  # type: ignore[attr-defined]
     for way in WAYS.values():
         way(task, rows, params, points[:40])
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -132,11 +121,8 @@ def measure(task: Task, rows: Rows, points: list[Method]) -> dict[str, Any]:
         "points at the best accuracy": found[loop].count(best),
         "points that differ by a tie": {name: [f"{p}: {more:+d}" for p, more in at] for name, at in unequal.items()},
         "seconds of the whole grid": {name: round(sum(values), 2) for name, values in seconds.items()},
-        "seconds of a part": {name: summary(values) for name, values in seconds.items()},
-        "times as fast": {
-            name: summary([slow / own for slow, own in zip(seconds[loop], values, strict=True)])
-            for name, values in seconds.items()
-        },
+        "seconds of a part": {name: common.summary(values) for name, values in seconds.items()},
+        "times as fast": {name: common.ratios(seconds[loop], values) for name, values in seconds.items()},
     }
 
 
@@ -154,16 +140,10 @@ def num_ties(task: Task, rows: Rows, params: Params, point: Method) -> int:
     return int((top - second < TIE).sum().item())
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Median and range, to three digits."""
-    kinds = {"median": median(values), "min": min(values), "max": max(values)}
-    return {kind: float(f"{value:.3g}") for kind, value in kinds.items()}
-
-
-def data_sets() -> Iterable[tuple[str, Task, Rows]]:
-    """The drawn data set, and the genuine one where it is."""
+def data_sets(short: bool) -> Iterable[tuple[str, Task, Rows]]:
+    """The drawn data set, and, unless the run is short, the genuine one where it is."""
     yield "drawn", *drawn()
-    folder = os.environ.get("FEATCACHE_REAL_DATA")
+    folder = os.environ.get("FEATCACHE_REAL_DATA") if not short else None
     file = Path(folder) / "features" / "caltech70_vitb32.npz" if folder else None
     if file and file.is_file():
         yield "caltech70_vitb32", *genuine(file)
@@ -196,50 +176,24 @@ def genuine(file: Path) -> tuple[Task, Rows]:
     return task, Rows(image=rows["val"], label=label["val"])
 
 
-def matrix_rate(size: int = 1024) -> float:
-    """GFLOP/s of a product of two square float32 matrices: the best of ten."""
-    left, right = torch.rand(size, size), torch.rand(size, size)
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - start)
-    return float(f"{2 * size**3 / min(seconds) / 1e9:.3g}")
-
-
-def versions() -> dict[str, Any]:
-    """What made the numbers: software, processor, threads, commit. No name and no path of the machine."""
-    here = Path(__file__).parent
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "featcache": featcache.__version__,
-        "commit": done.stdout.strip() or "unknown",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": models[0] if models else platform.processor(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def show(measured: dict[str, Any], facts: dict[str, Any]) -> None:
     """The table on standard output."""
-    title = f"{facts['points']} points in {PARTS} parts: median (range) over the parts"
-    table = Table("data", "way", "whole grid, s", "a part, s", "times as fast", title=title)
-    for name, result in measured.items():
-        for way, whole in result["seconds of the whole grid"].items():
-            each = (result["seconds of a part"][way], result["times as fast"][way])
-            cells = [f"{own['median']:g} ({own['min']:g}-{own['max']:g})" for own in each]
-            table.add_row(name, way, f"{whole:g}", *cells)
-    console = Console(file=sys.stdout, width=110)
-    console.print(table)
-    console.print({name: value for name, value in facts.items() if name != "points"})
+    rows = [
+        [
+            name,
+            way,
+            f"{whole:g}",
+            common.spread(result["seconds of a part"][way]),
+            common.spread(result["times as fast"][way]),
+        ]
+        for name, result in measured.items()
+        for way, whole in result["seconds of the whole grid"].items()
+    ]
+    title = f"{facts['points']} points in {PARTS} parts: median (range) over the parts; target 30 times as fast"
+    common.show(["data", "way", "whole grid, s", "a part, s", "times as fast"], rows, title)
+    for name in ("matrix product, GFLOP/s, before and after", "load average, before and after"):
+        common.say(f"{name}: {facts[name]}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--write", type=Path, help="a JSON file for the result, such as benchmarks/results/tip_grid.json"
-    )
-    main(parser.parse_args().write)
+    main()

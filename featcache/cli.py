@@ -295,6 +295,21 @@ def import_command(
     import_features(path, name, kind=kind, dataset=dataset, stated=stated)
 
 
+@app.command(name="bench")
+def bench_command(
+    store: Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Images a class. Default: the largest extracted.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 3,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Time the alpha grid on this machine: all runs stacked, against one alpha after another as peers write it."""
+    from featcache.commands import benching
+    from featcache.store.places import resolve
+
+    benching.bench(resolve(store), shots=shots, repeats=repeats, device=device, as_json=json)
+
+
 def _datasets(text: str) -> tuple[str, ...]:
     """Names by commas; a path that holds a comma stays whole."""
     place = text.partition(":")[2]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,8 @@ from featcache.store import Block, Contents, Spec, SplitContents, Store, Tower, 
 from featcache.store import places as store_places
 from featcache.store.checking import diff, verify
 from featcache.store.places import check_name, list_stores, resolve, store_path
-from featcache.store.writing import check_resolution, replacing, to_stored
+from featcache.store.replacing import replacing
+from featcache.store.writing import check_resolution, to_stored
 
 CLASSES = ("stone", "日本語の紙", "naïve café", "🐈 cat")
 TOWER = Tower(architecture="RN50-quickgelu", activation="quickgelu", checkpoint="ab" * 32, precision="fp32")
@@ -331,14 +334,21 @@ def test_a_reader_keeps_its_snapshot_while_the_store_is_replaced(written: Path) 
         np.testing.assert_array_equal(store.array("train", "image", slice(None)), arrays("float16", 1)["train"][0])
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(written: Path) -> None:
-    old, new, other = (written.with_name(f".{name}.tmp") for name in ("small.h5.1.a", "small.h5.2.b", "other.h5.1.a"))
-    for path in (old, new, other):
-        path.write_text("")
-    for path in (old, other):
-        os.utime(path, (0, 0))
-    write_store(written, contents(arrays("float16")))
-    assert sorted(temporaries(written.parent)) == sorted([new.name, other.name])
+def test_what_a_killed_process_left_is_removed(written: Path) -> None:
+    """At once where it ran here, after a day where it ran elsewhere; a process that lives keeps its file."""
+    with replacing(written) as mine:
+        machine, process, started = mine.name.split(".")[-3].split("-")
+        mine.write_bytes(written.read_bytes())
+        dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+        reused = f"{machine}-{process}-{int(started) - 1}"
+        gone = [f"{machine}-{dead.stdout.strip()}-{started}", reused]
+        elsewhere = [f"{'0' * 8}-{dead.stdout.strip()}-{started}", f"{'1' * 8}-{process}-{started}"]
+        files = [written.with_name(f".other.h5.{writer}.00000000.tmp") for writer in gone + elsewhere]
+        for path in files:
+            path.write_text("")
+        os.utime(files[-1], (0, 0))
+        write_store(written.with_name("another.h5"), contents(arrays("float16")))
+        assert sorted(temporaries(written.parent)) == sorted([mine.name, files[2].name])
 
 
 def test_a_folder_that_vanishes_under_a_write_is_one_error(tmp_path: Path) -> None:

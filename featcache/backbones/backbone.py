@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,17 +73,21 @@ class Backbone:
 
     def tokens(self, sentences: Sequence[str]) -> torch.Tensor:
         """(T, context) tokens of sentences; raises DataError for one beyond the text tower's context."""
-        return building.tokens_of(building.tokenizer(self._choice, self._files), sentences, self.name)
+        return building.tokens_of(self._tokenizer, sentences, self.name)
 
     @cached_property
     def _files(self) -> Files:
         """Located once: what is hashed is what is built, even if the hub's cache moves on meanwhile."""
         return locate(self._choice)
 
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return building.tokenizer(self._choice, self._files)
+
     def _remember(self) -> Identity:
         """The identity read off the built model, and noted for next time."""
         config = model_config(self._choice, self._files)
-        building.tokenizer(self._choice, self._files)  # one that is lacking is told before the images are encoded
+        _ = self._tokenizer  # one that is lacking is told before the images are encoded
         identity = identify(self._choice, self._files, config=config, model=self.model)
         memo.note(self._choice, self._files, identity)
         return identity

@@ -12,8 +12,8 @@ from featcache.backbones.files import Files
 from featcache.backbones.identity import Identity
 from featcache.backbones.names import Choice
 from featcache.store.places import home
+from featcache.store.replacing import replacing
 from featcache.store.spec import Tower, canonical_json
-from featcache.store.writing import replacing
 
 
 def recall(choice: Choice) -> Identity | None:

@@ -1,15 +1,20 @@
-"""`featcache cache`: look at stores, check them, compare them, remove them."""
+"""`featcache cache`: look at stores, check them, mend them, compare them, remove them."""
 
 from __future__ import annotations
 
 import json as jsonlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from featcache.errors import FeatcacheError, InputError
+from featcache.errors import ConfigError, FeatcacheError, InputError
 
-app = typer.Typer(help="The stores in the cache: ls, info, verify, diff, rm.", no_args_is_help=True)
+app = typer.Typer(help="The stores in the cache: ls, info, verify, repair, diff, rm.", no_args_is_help=True)
+_Dataset = Annotated[
+    str | None, typer.Option(help="The images, where they are no longer at folder:PATH or csv:FILE as it was typed.")
+]
+_Data = Annotated[Path | None, typer.Option(envvar="FEATCACHE_DATA", help="Folder that holds data sets.")]
 _Name = Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")]
 
 
@@ -88,19 +93,45 @@ def info(name: _Name = None, json: Annotated[bool, typer.Option("--json", help="
 
 
 @app.command()
-def verify(name: _Name = None) -> None:
+def verify(
+    name: _Name = None,
+    images: Annotated[bool, typer.Option("--images", help="Read the images too: are they what was encoded?")] = False,
+    dataset: _Dataset = None,
+    data: _Data = None,
+) -> None:
     """Read every byte of a store and check it against its checksums."""
     from featcache import console
+    from featcache.commands import repairing
     from featcache.store import Store
-    from featcache.store.checking import verify as find_problems
     from featcache.store.places import resolve
 
-    with Store(resolve(name)) as store:
-        problems = find_problems(store)
-        if problems:
-            raise InputError(f"{store.path} is damaged: " + "; ".join(problems) + "; remove it and make it anew")
-        rows = sum(store.num_rows(split) * store.num_views(split) for split in store.splits)
+    path = resolve(name)
+    if dataset is not None and not images:
+        raise ConfigError("--dataset says where the images are, which only --images reads; say both or neither")
+    rows = repairing.check(path)
+    with Store(path) as store:
         console.say(f"{store.name} is sound: {rows:,} embeddings, content {store.content[:16]}")
+    if images:
+        same = repairing.check_images(path, repairing.Images(dataset=dataset, data=data))
+        console.say(f"its {same:,} images are those that were encoded")
+
+
+@app.command()
+def repair(
+    name: _Name = None,
+    dataset: _Dataset = None,
+    data: _Data = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: one a core.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Views a forward pass.")] = 64,
+) -> None:
+    """Make damaged rows, and those of changed images, anew from the images; the others stay."""
+    from featcache.commands import repairing
+    from featcache.commands.extracting import MachineOptions
+    from featcache.store.places import resolve
+
+    options = MachineOptions(device=device, workers=workers, batch_size=batch_size)
+    repairing.repair(resolve(name), repairing.Images(dataset=dataset, data=data), options)
 
 
 @app.command()

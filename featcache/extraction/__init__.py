@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import DataError
 from featcache.extraction.parts import remove_parts
 from featcache.extraction.plan import Plan, Request, make_plan
 from featcache.prompts import PromptSet, TextSet, encoded
+from featcache.store.damage import NO_DAMAGE
 
 if TYPE_CHECKING:
     from featcache.backbones import Backbone
@@ -45,7 +47,7 @@ def carry_out(
         **provenance,
     }
     assemble(plan, text=text, provenance=record)
-    remove_spent(_again(plan))
+    remove_spent(_again(replace(plan, request=replace(plan.request, damage=NO_DAMAGE))))
 
 
 def remove_spent(plan: Plan) -> None:

@@ -39,7 +39,7 @@ def _split(plan: Plan, split: str, old: Store | None) -> SplitContents:
     manifest = plan.manifest.splits[split]
     parts = [part for part in plan.parts if part.split == split]
     asked = set(plan.rows[split].tolist())
-    before = {} if old is None else old.missing(split)
+    before = {} if old is None or split in plan.request.damage.lists else old.missing(split)
     missing = {row: reason for row, reason in before.items() if row not in asked} | plan.unreadable[split]
     rows = np.setdiff1d(plan.rows[split], np.array(list(missing), dtype=np.int64))
     return SplitContents(
@@ -92,7 +92,8 @@ class _Blocks:
         )
         filled = np.zeros(shape, dtype=bool)
         if self.old is not None:
-            kept = np.flatnonzero(np.isin(rows, self.old.rows(self.split)))
+            sound = np.setdiff1d(self.old.rows(self.split), self.plan.request.damage.rows.get(self.split, ()))
+            kept = np.flatnonzero(np.isin(rows, sound))
             positions = np.searchsorted(self.old.rows(self.split), rows[kept])
             num_views = self.old.num_views(self.split)
             block.image[kept, :num_views] = self.old.gather(self.split, "image", positions)

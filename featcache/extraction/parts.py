@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import StoreError
+from featcache.store.disk import new_hdf5
 from featcache.store.places import parts_folder
 from featcache.store.reading import SPLITS
-from featcache.store.writing import replacing, row_digest
+from featcache.store.replacing import replacing, sweep
+from featcache.store.sealing import append_sum, sound_bytes
 
-_FORMAT = "featcache-part/1"
+_FORMAT = "featcache-part/2"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,8 +41,13 @@ class Part:
     """The reader's `place` of the images it was made from."""
 
     def load(self, name: str) -> NDArray[Any]:
-        """One of the part's arrays: image (K, D), crop (K, 5), source (K, 2)."""
-        with h5py.File(self.path, "r", locking=False) as file:
+        """One of the part's arrays: image (K, D), crop (K, 5), source (K, 2). Raises StoreError where it is gone."""
+        content = _content(self.path)
+        if content is None:
+            raise StoreError(
+                f"{self.path} is not what it was a moment ago; run the same command again, it goes on there"
+            )
+        with _opened(content) as file:
             values: NDArray[Any] = file[name][:]
         return values
 
@@ -67,57 +76,87 @@ def write_part(key: str, contents: PartContents) -> None:
         repr(sorted(contents.unreadable)).encode(),
     ]
     path = parts_folder(key) / f"{hashlib.sha256(b'/'.join(lists)).hexdigest()[:32]}.part"
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
-        file.attrs["format"], file.attrs["key"], file.attrs["split"] = _FORMAT, key, contents.split
-        file.attrs["place"] = contents.place
-        for name in ("row", "view", "image", "crop", "source"):
-            values = getattr(contents, name)
-            file.create_dataset(name, data=values, chunks=True if values.size else None, fletcher32=bool(values.size))
-        file["digest"] = row_digest(contents.image)
-        unreadable = sorted(contents.unreadable.items())
-        file["unreadable/row"] = np.array([row for row, _ in unreadable], dtype=np.int64)
-        # Cut between characters: half a character would make the whole part unreadable.
-        reasons = [reason.encode()[:2000].decode(errors="ignore").encode() for _, reason in unreadable]
-        file["unreadable/reason"] = np.array(
-            reasons, dtype=h5py.string_dtype("utf-8", max(map(len, reasons), default=1))
-        )
+    with replacing(path) as temporary:
+        with new_hdf5(temporary) as file:
+            _write(file, key, contents)
+        append_sum(temporary)
+
+
+def _write(file: h5py.File, key: str, contents: PartContents) -> None:
+    file.attrs["format"], file.attrs["key"], file.attrs["split"] = _FORMAT, key, contents.split
+    file.attrs["place"] = contents.place
+    for name in ("row", "view", "image", "crop", "source"):
+        file[name] = getattr(contents, name)
+    unreadable = sorted(contents.unreadable.items())
+    file["unreadable/row"] = np.array([row for row, _ in unreadable], dtype=np.int64)
+    # Cut between characters: half a character would make the whole part unreadable.
+    reasons = [reason.encode()[:2000].decode(errors="ignore").encode() for _, reason in unreadable]
+    file["unreadable/reason"] = np.array(reasons, dtype=h5py.string_dtype("utf-8", max(map(len, reasons), default=1)))
 
 
 def read_parts(key: str) -> Iterator[Part]:
-    """Every sound part of a key; a damaged one is removed, since its rows are made anew anyway."""
+    """Every sound part of a key; a damaged one is removed, since its rows are made anew anyway.
+
+    Raises StoreError where the disk does not give one's bytes: it may be sound.
+    """
     for path in sorted(parts_folder(key).glob("*.part")):
         if path.name.startswith("."):
             continue
-        try:
-            yield _read_index(path, key)
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError):
-            path.unlink(missing_ok=True)
+        part = _read_index(path, key)
+        if part is None:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        else:
+            yield part
 
 
 def remove_parts(key: str, parts: tuple[Part, ...]) -> None:
     """Delete parts whose rows are in the renamed store, and their folder when it is empty."""
     for part in parts:
-        part.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a part too many does no harm, and the next extraction removes it
+            part.path.unlink(missing_ok=True)
     folder = parts_folder(key)
-    if folder.is_dir() and not any(folder.iterdir()):
+    sweep(folder)
+    with suppress(OSError):  # not empty, or removed by another process
         folder.rmdir()
 
 
-def _read_index(path: Path, key: str) -> Part:
-    with h5py.File(path, "r", locking=False) as file:
-        split = file.attrs["split"]
-        if file.attrs["format"] != _FORMAT or file.attrs["key"] != key or split not in SPLITS:
-            raise ValueError(f"{path} is not a part of {key}")
-        crop, source = file["crop"][:], file["source"][:]  # read for their checksums
-        if not np.array_equal(row_digest(file["image"][:]), file["digest"][:]) or len(crop) != len(source):
-            raise ValueError(f"{path} is damaged")
+def _read_index(path: Path, key: str) -> Part | None:
+    """The part at `path`; None where it is damaged, gone, or of another format or key."""
+    try:
+        written_ns = path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+    content = _content(path)
+    if content is None:
+        return None
+    with _opened(content) as file:
+        if file.attrs["format"] != _FORMAT or file.attrs["key"] != key or file.attrs["split"] not in SPLITS:
+            return None
         reasons = [reason.decode(errors="replace") for reason in file["unreadable/reason"][:].tolist()]
         return Part(
             path=path,
-            split=split,
+            split=file.attrs["split"],
             row=file["row"][:],
             view=file["view"][:],
             unreadable=dict(zip(file["unreadable/row"][:].tolist(), reasons, strict=True)),
-            written_ns=path.stat().st_mtime_ns,
+            written_ns=written_ns,
             place=str(file.attrs["place"]),
         )
+
+
+def _content(path: Path) -> bytes | None:
+    """A part's bytes; None where they are not as they were written, or gone."""
+    try:
+        return sound_bytes(path)
+    except FileNotFoundError:
+        return None  # assembled and removed by another process
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {path}: {error.strerror}; run the same command again, or remove that file: its rows are then "
+            "encoded anew"
+        ) from error
+
+
+def _opened(content: bytes) -> h5py.File:
+    return h5py.File(h5py.h5f.open_file_image(content))

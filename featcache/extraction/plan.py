@@ -17,8 +17,9 @@ from featcache.datasets.manifest import source_info
 from featcache.errors import ConfigError, StoreError
 from featcache.extraction.parts import Part, read_parts
 from featcache.fewshot import draw
-from featcache.prompts import DEFAULT, PromptSet, prompt_set, remade
+from featcache.prompts import DEFAULT, SHIPPED, PromptSet, prompt_set, remade
 from featcache.store import Spec, Store
+from featcache.store.damage import NO_DAMAGE, Damage
 from featcache.store.places import key_of, list_stores, store_path
 from featcache.store.writing import DTYPES
 from featcache.views import STYLES, Transform
@@ -52,6 +53,8 @@ class Request:
     """The store's name; `<data set>-<backbone>-<style>` when None."""
     skip_unreadable: bool = False
     """Store an image that does not decode as missing, instead of stopping."""
+    damage: Damage = NO_DAMAGE
+    """What of the store is not to be trusted, so made anew."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_views < _MAX_VIEWS:
@@ -155,7 +158,7 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
             draws = tuple(sorted({*draws, *((int(k), int(s)) for k, s in store.provenance.get("draws", []))}))
             texts = _texts(manifest, identity, request, store)
             for split in rows:
-                held[split].add_store(store)
+                held[split].add_store(store, request.damage)
                 rows[split] = np.union1d(rows[split], store.rows(split))
                 num_views[split] = max(num_views[split], store.num_views(split))
     found = [part for part in read_parts(spec.key) if part.place == manifest.reader.place]
@@ -264,6 +267,13 @@ def _texts(manifest: Manifest, identity: Identity, request: Request, store: Stor
     wanted, kept, dropped = dict(asked), [], []
     for name in store.text_sets if store else ():
         assert store is not None
+        if name in request.damage.texts:
+            again = asked.get(name) or _shipped(name, manifest)
+            if again is None:
+                dropped.append(name)
+            else:
+                wanted[name] = again
+            continue
         text = store.text(name)
         now = asked.get(name) or remade(name, text, manifest.classes)
         if now is not None:
@@ -275,6 +285,13 @@ def _texts(manifest: Manifest, identity: Identity, request: Request, store: Stor
             dropped.append(name)
     missing = tuple(prompts for name, prompts in wanted.items() if name not in kept)
     return Texts(tuple(kept), missing, tuple(dropped))
+
+
+def _shipped(name: str, manifest: Manifest) -> PromptSet | None:
+    """A set that needs no file of the user's."""
+    if name not in SHIPPED:
+        return None
+    return prompt_set(name, manifest.classes, manifest.class_ids, template=manifest.template)
 
 
 class _Held:
@@ -289,15 +306,20 @@ class _Held:
         self._in_parts = np.zeros(0, dtype=np.int64)  # pairs, sorted
         self._unreadable: dict[int, str] = {}
 
-    def add_store(self, store: Store) -> None:
-        """Take in the store's rows, save those whose image has changed.
+    def add_store(self, store: Store, damage: Damage) -> None:
+        """Take in the store's rows, save those that are damaged or whose image has changed.
 
         Raises StoreError for a store made from other images of the same names in another folder: most bytes differ.
         """
         moved = store.provenance.get("place", "") != self._manifest.reader.place
         written = 0 if moved else store.path.stat().st_mtime_ns  # 0: the images are newer, so their bytes are compared
         rows = store.rows(self._split)
-        stale = self._stale(rows, store.array(self._split, "source", slice(None)), written)
+        if self._split in damage.rows:
+            positions = np.flatnonzero(~np.isin(rows, damage.rows[self._split]))
+            rows, source = rows[positions], store.gather(self._split, "source", positions)
+        else:
+            source = store.array(self._split, "source", slice(None))
+        stale = self._stale(rows, source, written)
         if moved and 2 * len(stale) > len(rows):  # where most are the same, it was moved, and some changed since
             raise StoreError(
                 f"the store {store.name} was made from files of the same names in another folder, and {len(stale)} of "
@@ -305,7 +327,8 @@ class _Held:
                 f"ones a --name of its own, or remove the other with `featcache cache rm {store.name}`"
             )
         self._num_views[np.setdiff1d(rows, stale)] = store.num_views(self._split)
-        self._add_unreadable(store.missing(self._split), written)
+        if self._split not in damage.lists:
+            self._add_unreadable(store.missing(self._split), written)
 
     def is_spent(self, part: Part) -> bool:
         """Whether a part has nothing that the store lacks, or rows of an image that has changed."""

@@ -5,32 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import h5py
 import numpy as np
 
+from featcache.store.damage import find_damage
 from featcache.store.reading import BLOCK_ROWS, Store
-from featcache.store.writing import content_digest, row_digest
 
 
 def verify(store: Store) -> list[str]:
     """What is wrong with a store, one sentence each; empty when every byte that counts is as it was written."""
-    problems = []
-    for split in store.splits:
-        label, rows = store.label(split), store.rows(split)
-        if len(rows) and (rows.min() < 0 or rows.max() >= len(label) or (np.diff(rows) <= 0).any()):
-            problems.append(f"{split}: the stored rows are not ascending rows of the manifest")
-        if len(label) and (label.min() < 0 or label.max() >= len(store.classes)):
-            problems.append(f"{split}: labels are outside the {len(store.classes)} classes")
-        problems += _damaged_rows(store, split)
-    with h5py.File(store.path, "r", locking=False) as file:
-        try:
-            found = content_digest(file)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:  # whatever h5py makes of damaged bytes
-            problems.append(f"an array does not read: {error}")
-        else:
-            if found != store.content:
-                problems.append("the content digest does not fit the content")
-    return problems
+    return list(find_damage(store).problems)
 
 
 def diff(first: Store, second: Store) -> list[tuple[str, str, str]]:
@@ -42,24 +25,6 @@ def diff(first: Store, second: Store) -> list[tuple[str, str, str]]:
     if not found and first.content != second.content:
         found.append(("content digest", first.content[:16], second.content[:16]))
     return found
-
-
-def _damaged_rows(store: Store, split: str) -> list[str]:
-    problems = []
-    rows = store.rows(split)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        at = slice(start, start + BLOCK_ROWS)
-        try:
-            bad = (row_digest(store.array(split, "image", at)) != store.array(split, "digest", at)).any(axis=1)
-        except ValueError as error:
-            problems.append(f"{split}: rows {start} to {min(start + BLOCK_ROWS, len(rows)) - 1} do not read: {error}")
-            continue
-        if bad.any():
-            paths = store.paths(split)
-            problems.append(
-                f"{split}: {int(bad.sum())} rows differ from their checksum, first {paths[rows[at][bad][0]]}"
-            )
-    return problems
 
 
 def _facts(first: Store, second: Store) -> list[tuple[str, str, str]]:

@@ -2,7 +2,8 @@
 
 Layout (N rows, V views, C classes, D embedding, T sentences, M images of a split in the data set):
 
-    attrs                   format, key, spec, content, logit_scale, logit_bias, norm, provenance, created, versions
+    attrs                   format, key, spec, content, logit_scale, logit_bias, norm, provenance, created, versions,
+                            seal: a checksum of the others
     /classes/               name (C,) UTF-8; id (C,), the names again where a data set has no ids
     /text/<set>/            embedding (T, D) float32 raw; class (T,); sentence (T,); template (T,); templates (P,);
                             attrs origin
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreError, UnknownNameError
 from featcache.prompts import TextSet
+from featcache.store.sealing import SEAL, seal_of
 from featcache.store.spec import FORMAT, Spec
 
 SPLITS = ("train", "val", "test")
@@ -46,10 +48,12 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._mend = f"`featcache cache rm {path.stem}` followed by the same extract or import makes it anew"
         self._file = _open(path)
         try:
             with self._reading():
                 self._read_header()
+            self._mend = f"`featcache cache repair {path.stem}` mends what can be mended, and says what else to do"
         except BaseException:
             self._file.close()
             raise
@@ -59,10 +63,12 @@ class Store:
         found = _text(attrs, "format") if "format" in attrs else "none"
         if found != FORMAT:
             raise StoreError(f"{self.path} is not a featcache store of format {FORMAT} (its format: {found})")
+        if SEAL in attrs and _text(attrs, SEAL) != seal_of(attrs):  # older stores have none
+            raise StoreError(f"{self.path} is damaged: its attributes differ from their checksum; {self._mend}")
         self.spec = Spec.from_json(_text(attrs, "spec"))
         self.key = _text(attrs, "key")
         if self.spec.key != self.key:
-            raise StoreError(f"{self.path} is damaged: its key does not belong to its spec; extract it anew")
+            raise StoreError(f"{self.path} is damaged: its key does not belong to its spec; {self._mend}")
         self.content = _text(attrs, "content")
         self.logit_scale = float(attrs["logit_scale"])
         self.logit_bias = float(attrs["logit_bias"])
@@ -112,6 +118,11 @@ class Store:
             label: NDArray[np.int64] = self._file["manifest"][split]["label"][:].astype(np.int64)
         return label
 
+    def path_at(self, split: str, row: int) -> str:
+        """The path of one image of the split in the data set."""
+        with self._reading():
+            return str(self._file["manifest"][split]["path"][row].decode("utf-8"))
+
     def paths(self, split: str) -> list[str]:
         """(M,) the path of every image of the split in the data set, stored or not."""
         with self._reading():
@@ -135,8 +146,26 @@ class Store:
             values: NDArray[Any] = self._file[split][name][at]
         return values
 
+    def length(self, name: str) -> int:
+        """How many entries an array has, by its path in the file."""
+        with self._reading():
+            return int(self._file[name].shape[0])
+
+    def blocks(self, name: str, size: int) -> Iterator[NDArray[Any]]:
+        """An array by its path in the file, `size` entries at a time."""
+        for start in range(0, self.length(name), size):
+            with self._reading():
+                values: NDArray[Any] = self._file[name][start : start + size]
+            yield values
+
+    def chunk_rows(self, split: str, name: str) -> int:
+        """How many rows of an array lie in one chunk, under one checksum."""
+        with self._reading():
+            stored = self._file[split][name]
+            return int(stored.chunks[0]) if stored.chunks else max(1, int(stored.shape[0]))
+
     def gather(self, split: str, name: str, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """The stored rows at `positions` (ascending or not) of one array; reads no block that holds none of them."""
+        """The stored rows at `positions` (ascending or not) of one array; damage to others does not matter."""
         with self._reading():
             stored = self._file[split][name]
             out = np.empty((len(positions), *stored.shape[1:]), dtype=stored.dtype)
@@ -144,7 +173,11 @@ class Store:
                 inside = np.flatnonzero((positions >= start) & (positions < start + BLOCK_ROWS))
                 if len(inside):
                     low, high = int(positions[inside].min()), int(positions[inside].max()) + 1
-                    out[inside] = stored[low:high][positions[inside] - low]
+                    try:
+                        out[inside] = stored[low:high][positions[inside] - low]
+                    except OSError:  # of rows in between, perhaps
+                        for index in inside:
+                            out[index] = stored[positions[index]]
         return out
 
     def text(self, name: str) -> TextSet:
@@ -183,8 +216,7 @@ class Store:
             raise
         except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise StoreError(
-                f"{self.path} is damaged or incomplete, or made by an older featcache ({error}); "
-                f"`featcache cache rm {self.path.stem}` followed by the same extract or import makes it anew"
+                f"{self.path} is damaged or incomplete, or made by an older featcache ({error}); {self._mend}"
             ) from error
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import secrets
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import __version__
-from featcache.errors import ConfigError, DataError, InputError
+from featcache.errors import ConfigError, DataError
 from featcache.prompts import TextSet
-from featcache.store.places import make_folder
+from featcache.store.disk import new_hdf5
+from featcache.store.replacing import replacing
+from featcache.store.sealing import SEAL, seal_of
 from featcache.store.spec import FORMAT, Spec, canonical_json
 
 DTYPES = ("float16", "float32")
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CHUNK_BYTES = 256 * 1024
-_NOT_IN_CONTENT = ("created", "versions", "content", "provenance")
+_NOT_IN_CONTENT = ("created", "versions", "content", "provenance", SEAL)
 
 
 class Block(NamedTuple):
@@ -78,7 +75,7 @@ class Contents:
 
 def write_store(path: Path, contents: Contents) -> None:
     """Write the store at `path`, replacing what is there only once the new file is safe on disk."""
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+    with replacing(path) as temporary, new_hdf5(temporary) as file:
         _write_attrs(file, contents)
         _put(file, "classes/name", _fixed(contents.classes))
         _put(file, "classes/id", _fixed(contents.class_ids or contents.classes))
@@ -88,37 +85,9 @@ def write_store(path: Path, contents: Contents) -> None:
         for name, split in contents.splits.items():
             _write_split(file, name, split, contents)
         _put_text(file, "content", content_digest(file))
+        _put_text(file, SEAL, seal_of(file.attrs))
     if contents.written_ns is not None:
         os.utime(path, ns=(contents.written_ns, contents.written_ns))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: fsynced and renamed over it when the block ends well, else removed."""
-    make_folder(path.parent)
-    _sweep(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        do = "; set FEATCACHE_HOME to a folder you can write to" if error.errno in _NOT_WRITABLE else ""
-        raise InputError(f"cannot write {path}: {os.strerror(error.errno)}{do}") from error
-    finally:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
-            temporary.unlink(missing_ok=True)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what processes that were killed while writing `path` left behind; a day is longer than any write."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > 86400:
-                left.unlink()
 
 
 def to_stored(image: NDArray[np.float32], dtype: str) -> NDArray[Any]:
@@ -265,11 +234,3 @@ def _fixed(strings: Iterable[str]) -> NDArray[np.bytes_]:
     encoded = [text.encode("utf-8") for text in strings]
     length = max((len(item) for item in encoded), default=1) or 1
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
