@@ -31,7 +31,7 @@ from featcache.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("store", "part")
 KEY = "ab" * 32
-SECONDS_A_CASE = 20.0
+SECONDS_A_CASE = 60
 CASES_A_CHILD = 2000
 
 
@@ -108,7 +108,7 @@ def _wait(child: subprocess.Popen[bytes], out: Path) -> str:
         now = out.stat().st_size
         if now != size:
             size, since = now, time.monotonic()
-        elif time.monotonic() - since > SECONDS_A_CASE + (40 if size <= 0 else 0):  # it loads torch at first
+        elif time.monotonic() - since > SECONDS_A_CASE + (240 if size <= 0 else 0):  # it loads torch at first
             child.kill()
             child.wait()
             return "hangs"
