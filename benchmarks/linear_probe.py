@@ -15,8 +15,9 @@ A side's time is its shortest median among the tolerances (scikit-learn: also pr
 All take turns, `--repeats` times in one process, about ten minutes on 2 cores. Without --features: synthetic
 embeddings of the same shape. A short run leaves out the tolerances between the ends and scikit-learn's second thread.
 The target is 3x. Measured on 2 cores of a server CPU, nothing else running, 2 repeats (24 November 2026,
-benchmarks/results/linear_probe.json): every strength 3.7 times as fast (2.8 s against 10.3 s), chosen strength 1.5 times
-(1.4 s against 2.1 s: there scikit-learn's early stop does no harm). scikit-learn is taken at one thread, its faster.
+benchmarks/results/linear_probe.json): every strength 3.7 times as fast (2.8 s against 10.3 s), chosen strength 1.5
+times (1.4 s against 2.1 s: there scikit-learn's early stop does no harm). scikit-learn is taken at one
+thread, its faster.
 """
 
 from __future__ import annotations
