@@ -58,7 +58,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,data]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,data,onnx,pandas]'
 	@touch $@
 
 clean:

@@ -92,8 +92,9 @@ class Ape:
 
     def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
         """(N, C) from raw images (N, D)."""
-        (logits,) = self.sweep(params, image, frozen, [hyper])
-        return logits
+        nearness = normalise(normalise(image)[:, params["channels"]]) @ params["keys"].mT - 1  # (N, S)
+        votes = (hyper["beta"] * nearness).exp() * (hyper["gamma"] * params["divergence"]).exp()
+        return cosine_logits(image, frozen.text, frozen.logit_scale) + hyper["alpha"] * (votes @ params["values"])
 
     def sweep(self, params: Params, image: Tensor, frozen: Frozen, hypers: Sequence[Hyper]) -> Iterator[Tensor]:
         """Each point's logits: affinities made once, exponentials once for each pair of beta and gamma."""

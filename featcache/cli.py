@@ -16,6 +16,7 @@ from featcache.commands.adapters import app as adapters_app
 from featcache.commands.backbones import app as backbones_app
 from featcache.commands.cache import app as cache_app
 from featcache.commands.datasets import app as datasets_app
+from featcache.commands.heads import export_command, predict_command
 from featcache.commands.listing import app as results_app
 from featcache.commands.prompts import app as prompts_app
 from featcache.errors import ConfigError, FeatcacheError
@@ -33,6 +34,8 @@ app.add_typer(adapters_app, name="adapters")
 app.add_typer(cache_app, name="cache")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(results_app, name="results")
+app.command(name="export")(export_command)
+app.command(name="predict")(predict_command)
 _debug = False
 
 

@@ -32,6 +32,8 @@ from featcache.text_sources import Learnt, nothing_learnt
 
 Recorder = Callable[[Outcome], None]
 """Keeps a search: called once when the choice is made, before test is read, and once more at the end."""
+Keep = Callable[[Outcome, Sequence[Fitted]], None]
+"""Shown the finished search and the chosen run of each repeat, ready to predict."""
 
 
 def search(
@@ -42,6 +44,7 @@ def search(
     also: Sequence[Target] = (),
     learnt: Learnt = nothing_learnt,
     record: Recorder = lambda _: None,
+    keep: Keep = lambda _outcome, _fitted: None,
     progress: Progress = lambda _done, _total: None,
 ) -> Outcome:
     """Train, choose, test, here and on the targets in `also`. Raises InputError's kin.
@@ -64,6 +67,7 @@ def search(
     clock.lap("test")
     outcome = replace(outcome, seconds=clock.laps)
     record(outcome)
+    keep(outcome, chosen)
     return outcome
 
 

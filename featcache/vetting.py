@@ -185,7 +185,9 @@ class _Trial:
         self._check_inputs(text)
         for name, gradient in whole.items():
             wanted = torch.stack([each[name] for each in alone])
-            if gradient.shape != wanted.shape or not _alike(gradient, wanted, slack=1e-2):
+            # Where the gradient is zero, either way leaves rounding of its terms, which are of the scale's size.
+            rounding = 1e-6 * self.frozen.logit_scale
+            if gradient.shape != wanted.shape or not _alike(gradient, wanted, slack=1e-2, floor=rounding):
                 fields = ", ".join(swept_fields(methods[0])) or "a float field"
                 raise self.place.breach(
                     f"has another gradient of {name} from {stage} than from one run alone; logits and loss must read "
@@ -221,12 +223,12 @@ class _Trial:
         return {name: value for name, value in zip(learnt, found, strict=True) if value is not None}
 
 
-def _alike(one: Tensor, other: Tensor, slack: float = 1e-4) -> bool:
-    """Equal up to rounding (some sums on a GPU are never twice the same), NaN to NaN."""
+def _alike(one: Tensor, other: Tensor, slack: float = 1e-4, floor: float = 0.0) -> bool:
+    """Equal up to rounding (some sums on a GPU are never twice the same) and to `floor`, NaN to NaN."""
     if one.shape != other.shape:
         return False
     size = float(other.abs().nan_to_num(0.0, 0.0, 0.0).max()) if other.numel() else 0.0
-    return bool(torch.allclose(one.double(), other.double(), rtol=slack, atol=slack * size, equal_nan=True))
+    return bool(torch.allclose(one.double(), other.double(), rtol=slack, atol=max(slack * size, floor), equal_nan=True))
 
 
 def _kind(value: object) -> str:

@@ -109,7 +109,7 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions) -> None:
             plan,
             backbone,
             machine,
-            provenance={"command": _command(source, plan.request)},
+            provenance={"command": command_of(source, plan.request)},
             progress=lambda embeddings: advance(embeddings, plan.num_missing),
         )
     seconds = time.perf_counter() - start
@@ -169,7 +169,7 @@ def show_plan(plan: Plan, backbone: Backbone) -> None:
     _show_short_classes(plan)
 
 
-def _command(source: Source, request: Request) -> str:
+def command_of(source: Source, request: Request) -> str:
     """What extends the store: all options that decide its key or its name."""
     words = [source.command, "--style", request.style]
     if request.crop_scale != Request().crop_scale:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -15,6 +16,7 @@ from featcache import console, grids, recipes, registry, reporting
 from featcache import results as records
 from featcache.commands.running import each, stoppable
 from featcache.errors import ConfigError, FeatcacheError, InputError
+from featcache.heads import keeping as heads
 from featcache.loading import class_range, data_set, draws_of
 from featcache.outcome import Outcome
 from featcache.preparing import Settings
@@ -184,6 +186,7 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
             also=targets,
             learnt=records.learnt_for(results_path(), store.key, options.classes),
             record=recorder,
+            keep=partial(heads.keep, heads.folder_of(results_path()), store),
             progress=advance,
         )
     assert recorder.search_id is not None

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from featcache.backbones import Backbone
 from featcache.datasets import Manifest, Reader
 from featcache.errors import DataError
+from featcache.extraction.batches import BatchEncoder
 from featcache.extraction.parts import PartContents, write_part
 from featcache.extraction.plan import Missing, Plan
 from featcache.store.writing import check_resolution, to_stored
@@ -85,10 +86,7 @@ class _Encoder:
         self.backbone = backbone
         self.machine = machine
         self.progress = progress
-        # The pixels arrive with their channels last; convolutions run faster so (tiny on a CPU: 1.7 times).
-        backbone.model.to(machine.device).to(memory_format=torch.channels_last)
-        self._mean = torch.tensor(plan.transform.mean, device=machine.device).view(3, 1, 1)
-        self._std = torch.tensor(plan.transform.std, device=machine.device).view(3, 1, 1)
+        self._encode_batch = BatchEncoder(backbone, plan.transform, machine.device, machine.batch_size)
         self._begin()
 
     def _begin(self) -> None:
@@ -131,19 +129,10 @@ class _Encoder:
         self._begin()
 
     def _encode(self) -> None:
-        """Encode the first batch of what waits.
-
-        Every forward has the one batch shape, the last of a shard padded, so a row does not hang on its neighbours.
-        A GPU is not waited for: the next views are made ready meanwhile.
-        """
-        size, on_gpu = self.plan.transform.size, self.machine.device.type == "cuda"
+        """Encode the first batch of what waits."""
         batch = self._waiting[: self.machine.batch_size]
         del self._waiting[: self.machine.batch_size]
-        padded = torch.zeros(self.machine.batch_size, size, size, 3, dtype=torch.uint8, pin_memory=on_gpu)
-        np.stack(batch, out=padded.numpy()[: len(batch)])
-        pixels = padded.to(self.machine.device, non_blocking=on_gpu).permute(0, 3, 1, 2)
-        normalised = (pixels.float() / 255 - self._mean) / self._std
-        self._encoded.append(self.backbone.encode_images(normalised)[: len(batch)])
+        self._encoded.append(self._encode_batch(batch))
         self.progress(len(batch))
 
 

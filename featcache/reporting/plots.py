@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featcache.errors import ConfigError, InputError
 from featcache.outcome import Outcome
 from featcache.reporting.grid import GridRow, grid_rows
 from featcache.reporting.words import title, words_of_test
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
@@ -56,12 +59,19 @@ def check_plot_file(file: Path) -> Path:
 
 def plot(outcome: Outcome, file: Path) -> None:
     """Accuracy against alpha, mean and spread over draws, as PNG, SVG or PDF."""
+    save(figure(outcome), file)
+
+
+def figure(outcome: Outcome) -> Figure:
+    """The same as a matplotlib figure. Raises ConfigError for a method without alpha."""
     from matplotlib.figure import Figure
 
+    if any(math.isnan(run.alpha) for run in outcome.runs):
+        raise ConfigError(f"{outcome.adapter} has no alpha, so there is no alpha curve to draw")
     rows = grid_rows(outcome.runs)
     alphas = [row.alpha for row in rows]
-    figure: Any = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes: Any = drawn.subplots()
     series = [(words_of_test(outcome), [row.test for row in rows], "#1f5fbf", "-")]
     if outcome.protocol != "test-oracle" and all(row.selection for row in rows):
         series.append((outcome.protocol, [row.selection for row in rows if row.selection], "#c2571a", "--"))
@@ -79,6 +89,11 @@ def plot(outcome: Outcome, file: Path) -> None:
     axes.set_title(title(outcome), fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
+    return drawn
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure in the format of the file's ending. Raises InputError where that cannot be written."""
     try:
         figure.savefig(file, dpi=160)
     except OSError as error:
