@@ -26,11 +26,11 @@ demo: $(VENV)/.installed
 	@echo "Next, your own images, one folder a class:  $(BIN)/featcache extract --dataset folder:PATH --backbone RN50"
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 # With the extras, so that none of their tests skips.
 test-all: $(VENV)/.installed-all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -58,7 +58,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,data,onnx,pandas]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,test-all]'
 	@touch $@
 
 clean:

@@ -112,6 +112,14 @@ def extract_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: one a core.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Views a forward pass.")] = 64,
+    engine: Annotated[
+        str,
+        typer.Option(help="Who encodes: here, torchrun (its processes) or ray (a cluster; extra featcache[ray])."),
+    ] = "here",
+    layout: Annotated[
+        str | None,
+        typer.Option(help="whole: one file (default). virtual: a small file that shows the shards' own files as one."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The store's name.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -130,6 +138,7 @@ def extract_command(
         crop_scale=_crop_scale(crop_scale),
         prompts=_words(prompts, "--prompts"),
         dtype=dtype,
+        layout=layout,
         name=name,
         skip_unreadable=on_bad_image == "skip",
     )
@@ -146,7 +155,7 @@ def extract_command(
         for one_backbone in _words(backbone, "--backbone")  # the outer loop: a model is built once for all data sets
         for one_dataset in _datasets(dataset)
     ]
-    machine = extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size)
+    machine = extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size, engine=engine)
     extracting.extract(sources, request, machine, only_plan=plan)
 
 
@@ -210,11 +219,15 @@ def fit_command(
     adapters_dir: Folder = None,
     choose: Annotated[str, typer.Option(help="One choice per-draw, or pooled: one for all draws.")] = "per-draw",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="here, one search after another, or ray, each a task of a cluster (featcache[ray]).")
+    ] = "here",
     plot: Annotated[Path | None, typer.Option(help="Draw the alpha curve into this PNG, SVG or PDF file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Fit an adapter at every alpha on every draw at once, choose alpha honestly, then test."""
     from featcache.commands import fitting
+    from featcache.commands.stores import every_store, stores_named
 
     use(adapters_dir)
     if every and stores:
@@ -240,8 +253,9 @@ def fit_command(
         classes=classes,
         also=_words(also, "--also") if also else (),
         device=device,
+        engine=engine,
     )
-    chosen = fitting.every_store() if every else fitting.stores_named(stores or [])
+    chosen = every_store() if every else stores_named(stores or [])
     fitting.fit(chosen, options, plot=plot, as_json=json)
 
 

@@ -6,6 +6,7 @@
         ├── DataError               a data set, an image or an array is not usable
         ├── ConfigError             a setting is out of range, unknown or without effect
         ├── StoreError              a file is not a featcache store, or is damaged
+        │   └── OvertakenError      another process replaced the store meanwhile
         ├── MissingRowsError        the store is sound but lacks what was asked of it
         └── MethodError             a method's own code raised, or gave what is no number
             ├── BreachError         a method gave what no method may give, whatever its fields' values
@@ -51,6 +52,10 @@ class ConfigError(InputError):
 
 class StoreError(InputError):
     """A file is not a featcache store, or is damaged."""
+
+
+class OvertakenError(StoreError):
+    """Another process replaced the store between reading and writing it; nothing was written."""
 
 
 class MissingRowsError(InputError):

@@ -39,6 +39,11 @@ def add_folder(folder: Path) -> None:
         _user_folders.insert(0, folder.absolute())
 
 
+def user_folders() -> list[Path]:
+    """The user's own folders in the order in which `add_folder` has to be told of them."""
+    return _user_folders[::-1]
+
+
 def known() -> dict[str, Path]:
     """Every method's name and file; a user's file wins over ours of the same name."""
     folders = [adapters_folder(), *reversed(_user_folders)]

@@ -271,7 +271,7 @@ def _make_part() -> Path:
         unreadable={7: "does not decode"},
         place="ab" * 8,
     )
-    write_part(KEY, contents)
+    write_part(KEY, "0" * 32, contents)
     return next(iter(read_parts(KEY))).path
 
 

@@ -62,9 +62,9 @@ def install(fault: str = "", log: Path | None = None) -> None:
     """Put the fault `KIND:N`, or `size:BYTES` for files that cannot grow beyond so many, into this process."""
     import h5py
 
-    from featcache.extraction import encode
+    from featcache.extraction import shards
 
-    encode.SHARD_VIEWS = SHARD_VIEWS
+    shards.SHARD_VIEWS = SHARD_VIEWS
     if fault.startswith("size:"):
         size = int(fault.removeprefix("size:"))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -406,8 +406,8 @@ def test_cache_rm(run: Run, home: Path, stores: list[Path], tmp_path: Path) -> N
 def test_ctrl_c_ends_in_one_line_and_the_rerun_goes_on(run: Run, home: Path, pictures: Path) -> None:
     options = ["extract", *TINY, "--dataset", f"folder:{pictures}", "--views", "4", "--all-train", "--batch-size", "8"]
     code = (
-        "import sys; from featcache import cli; from featcache.extraction import encode\n"
-        "encode.SHARD_VIEWS = 20; sys.argv[0] = 'featcache'; cli.main()\n"
+        "import sys; from featcache import cli; from featcache.extraction import shards\n"
+        "shards.SHARD_VIEWS = 20; sys.argv[0] = 'featcache'; cli.main()\n"
     )
     # A session of its own: the signal goes to all its processes, as from a terminal.
     process = subprocess.Popen(

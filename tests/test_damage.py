@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from featcache.extraction import encode
+from featcache.engines import sharing
 from featcache.extraction.parts import PartContents, write_part
 from featcache.store import Store, writing
 from featcache.store.checking import verify
@@ -114,11 +114,11 @@ def test_repair_encodes_no_other_row(run: Run, store: Path, monkeypatch: pytest.
     rows = spoil(store, "train/image", chunk=2)
     encoded: list[int] = []
 
-    def counting(key: str, contents: PartContents) -> None:
+    def counting(key: str, name: str, contents: PartContents) -> None:
         encoded.extend(set(contents.row.tolist()))
-        write_part(key, contents)
+        write_part(key, name, contents)
 
-    monkeypatch.setattr(encode, "write_part", counting)
+    monkeypatch.setattr(sharing, "write_part", counting)
     assert run("cache", "repair", "mine").code == 0
     assert len(encoded) == rows
     with Store(store) as opened:

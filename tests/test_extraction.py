@@ -19,7 +19,7 @@ from PIL import Image
 from featcache import datasets
 from featcache.backbones import Backbone
 from featcache.errors import ConfigError, DataError, StoreError
-from featcache.extraction import Plan, Request, carry_out, encode, make_plan
+from featcache.extraction import Plan, Request, carry_out, make_plan, shards
 from featcache.extraction.encode import Machine
 from featcache.extraction.parts import read_parts
 from featcache.fewshot import draw
@@ -111,7 +111,7 @@ def own(pictures: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "SHARD_VIEWS", 20)
+    monkeypatch.setattr(shards, "SHARD_VIEWS", 20)
 
 
 # --- the plan, and the second call
@@ -224,7 +224,7 @@ def test_an_interrupted_extraction_goes_on(
 def test_an_extraction_killed_in_the_middle_goes_on(finished: tuple[Path, Done], home: Path, pictures: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from tests import test_extraction as t\n"
-        "t.encode.SHARD_VIEWS = 20\n"
+        "t.shards.SHARD_VIEWS = 20\n"
         "plan, backbone = t.plan_of(Path(sys.argv[1]))\n"
         "t.carry(plan, backbone, stop=60, halt=lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
     )

@@ -10,7 +10,7 @@ import typer
 
 from featcache.errors import ConfigError, FeatcacheError, InputError
 
-app = typer.Typer(help="The stores in the cache: ls, info, verify, repair, diff, rm.", no_args_is_help=True)
+app = typer.Typer(help="The stores in the cache: ls, info, verify, repair, diff, push, pull, rm.", no_args_is_help=True)
 _Dataset = Annotated[
     str | None, typer.Option(help="The images, where they are no longer at folder:PATH or csv:FILE as it was typed.")
 ]
@@ -66,6 +66,7 @@ def info(name: _Name = None, json: Annotated[bool, typer.Option("--json", help="
             "width": store.dim,
             "logit_scale": store.logit_scale,
             "norm": store.norm,
+            "layout": store.layout,
             "splits": {
                 split: {
                     "images in the data set": len(store.label(split)),
@@ -152,28 +153,68 @@ def diff(first: str, second: str) -> None:
 
 
 @app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="A name, key prefix or path.")],
+    url: Annotated[str, typer.Argument(help="s3://BUCKET/FOLDER, gs://.., or a file's URL ending in .h5.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace another store that is there.")] = False,
+) -> None:
+    """Send a store elsewhere; `featcache fit URL` reads it there."""
+    from featcache import console
+    from featcache.store import elsewhere
+    from featcache.store.places import resolve
+
+    path = resolve(name)
+    target = elsewhere.push(path, _url(url), force=force)
+    console.say(f"{path.stem} is at {target} ({_megabytes(path.stat().st_size)} MB)")
+
+
+@app.command()
+def pull(
+    url: Annotated[str, typer.Argument(help="A store's URL, ending in .h5.")],
+    name: Annotated[str | None, typer.Option(help="What to call it here. Default: as it is called there.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a store of that name.")] = False,
+) -> None:
+    """Bring a store from elsewhere into the cache."""
+    from featcache import console
+    from featcache.store import Store, elsewhere
+
+    with Store(elsewhere.pull(_url(url), name, force=force)) as store:
+        console.say(f"{store.name} is here, content {store.content[:16]}")
+
+
+@app.command()
 def rm(names: list[str], yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
     """Remove stores and their unfinished parts."""
     from featcache import console
     from featcache.extraction.parts import read_parts, remove_parts
     from featcache.store.places import key_of, list_stores, resolve
+    from featcache.store.virtual import forget
 
     paths = list(dict.fromkeys(resolve(name) for name in names))
     for path in paths:
         if key_of(path) is None and path not in list_stores():
             raise InputError(f"{path} is not a featcache store and not in the cache, so it is not ours to remove")
     for path in paths:
-        size = _megabytes(path.stat().st_size)
+        size = _megabytes(_size(path))
         if not yes and not console.confirm(f"Remove {path} ({size} MB)?"):
             raise InputError(f"{path.stem} is kept: removing it needs a yes; without a terminal say --yes")
         key = key_of(path)
         try:
             path.unlink()
+            forget(path, ())
         except OSError as error:
             raise InputError(f"cannot remove {path}: {error.strerror}") from error
         if key is not None:
             remove_parts(key, tuple(read_parts(key)))
         console.say(f"removed {path.stem} ({size} MB)")
+
+
+def _url(text: str) -> str:
+    from featcache.remote import is_url
+
+    if not is_url(text):
+        raise ConfigError(f"{text} is no URL; say where, as in s3://bucket/stores (for a folder of this machine, cp)")
+    return text
 
 
 def _line(store: object) -> list[str]:
@@ -188,9 +229,16 @@ def _line(store: object) -> list[str]:
         str(store.provenance.get("backbone", store.spec.tower.architecture)) + untrained,
         f"{counts['train']:,} x {store.num_views('train')}" if "train" in counts else "-",
         f"{counts.get('val', 0):,} / {counts.get('test', 0):,}",
-        _megabytes(store.path.stat().st_size),
+        _megabytes(_size(store.path)),
         store.created[:16].replace("T", " "),
     ]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a store and of the files of embeddings beside it."""
+    from featcache.store.virtual import parts_beside
+
+    return sum(file.stat().st_size for file in (path, *parts_beside(path).glob("*")))
 
 
 def _megabytes(size: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from featcache import console
 from featcache.backbones import Backbone
 from featcache.commands.running import each, stoppable
 from featcache.datasets import Manifest, load
+from featcache.engines import Engine, engine_named
 from featcache.errors import ConfigError
 from featcache.extraction import Plan, Request, carry_out, make_plan, remove_spent
 from featcache.store import Store
@@ -57,19 +57,24 @@ class MachineOptions:
     device: str = "auto"
     workers: int | None = None
     batch_size: int = 64
+    engine: str = "here"
+    """Who encodes: one of `engines.ENGINES`."""
 
 
 def extract(sources: Sequence[Source], request: Request, options: MachineOptions, *, only_plan: bool) -> None:
     """Plan each, say so, and carry it out; every data set is read and every plan made before the first is encoded."""
     if request.name and len(sources) > 1:
         raise ConfigError(f"--name {request.name} names one store, but {len(sources)} are asked for; leave it out")
+    engine = engine_named(options.engine)
     plans = [(source, plan_of(source, request)) for source in sources]
     if only_plan:
         for source, plan in plans:
             show_plan(plan, backbone_of(source))
         return
     names = [(plan.store.stem, (source, plan)) for source, plan in plans]
-    each(names, lambda pair: extract_one(pair[0], pair[1], options))
+    each(names, lambda pair: extract_one(pair[0], pair[1], options, engine))
+    if not engine.leads:
+        return
     fresh = [plan for _, plan in plans if "train" in plan.rows and not plan.complete]
     if fresh:
         console.say("next: featcache fit --alpha-grid 0:1:0.1" + (" --all" if len(fresh) > 1 else ""))
@@ -90,15 +95,18 @@ def backbone_of(source: Source) -> Backbone:
     return _backbone(source.backbone, source.weights, source.precision)
 
 
-def extract_one(source: Source, plan: Plan, options: MachineOptions) -> None:
-    """Carry one plan out and say how it went."""
+def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Engine) -> None:
+    """Carry one plan out and say how it went; of several processes with a share in it, only the leading one speaks."""
     backbone = backbone_of(source)
+    if not engine.leads:
+        carry_out(plan, backbone, machine_of(options, engine), engine=engine, provenance={}, progress=lambda _: None)
+        return
     show_plan(plan, backbone)
     if plan.complete:
         console.say(f"{plan.store.stem}: everything is there already, nothing to do")
         remove_spent(plan)
         return
-    machine = machine_of(options)
+    machine = machine_of(options, engine)
     images_each = plan.num_images / max(1, plan.num_missing)
     start = time.perf_counter()
     with (
@@ -109,6 +117,7 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions) -> None:
             plan,
             backbone,
             machine,
+            engine=engine,
             provenance={"command": command_of(source, plan.request)},
             progress=lambda embeddings: advance(embeddings, plan.num_missing),
         )
@@ -123,14 +132,11 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions) -> None:
     console.say(f"{plan.store.stem}: {done}")
 
 
-def machine_of(options: MachineOptions) -> Machine:
-    """The options made fast."""
-    from featcache.devices import pick_device
+def machine_of(options: MachineOptions, engine: Engine | None = None) -> Machine:
+    """The options made fast, for shards that an engine encodes; this process's own without one."""
     from featcache.extraction.encode import Machine
 
-    device = pick_device(options.device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = cores if options.workers is None else options.workers
+    device, workers = (engine or engine_named(options.engine)).place(options.device, options.workers)
     return Machine(device=device, batch_size=options.batch_size, workers=workers)
 
 

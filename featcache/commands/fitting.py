@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_type_hints
 from featcache import console, grids, recipes, registry, reporting
 from featcache import results as records
 from featcache.commands.running import each, stoppable
-from featcache.errors import ConfigError, FeatcacheError, InputError
+from featcache.errors import ConfigError, InputError
 from featcache.heads import keeping as heads
 from featcache.loading import class_range, data_set, draws_of
 from featcache.outcome import Outcome
@@ -26,10 +26,10 @@ from featcache.results import Recorder
 from featcache.search import search
 from featcache.shift import Target, find, target
 from featcache.store import Store
-from featcache.store.places import list_stores, resolve, results_path
+from featcache.store.places import results_path
 from featcache.store.spec import canonical_json
 from featcache.task import swept_fields
-from featcache.text_sources import sources_of
+from featcache.text_sources import Learnt, sources_of
 
 _TRAINING = ("preset", "epochs", "lr", "batch_size", "weight_decay", "momentum", "last_batch", "init_seeds")
 """Options that only a trained method heeds."""
@@ -64,6 +64,8 @@ class FitOptions:
     classes: str = "all"
     also: tuple[str, ...] = ()
     device: str = "auto"
+    engine: str = "here"
+    """`here`, one search after another, or `ray`, each a task of a cluster."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -96,10 +98,11 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
         _check_plot(plot, jobs, options)
     outcomes: list[Outcome] = []
     ids: list[int] = []
+    fit_job = _fitter(jobs, options)
 
     def carry_out(job: Job) -> None:
         try:
-            outcome, result = fit_one(job, options)
+            outcome, result = fit_job(job)
         except ConfigError as error:
             if options.adapters != ALL:
                 raise
@@ -127,23 +130,15 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
             reporting.show_means(summaries)
 
 
-def stores_named(names: Sequence[str]) -> list[Path]:
-    """The stores that names, key prefixes or paths mean; without any, the newest that can be fitted on."""
-    if names:
-        return list(dict.fromkeys(resolve(name) for name in names))
-    for path in list_stores():
-        if _can_train(path):
-            console.note(f"store: {path.stem} (the newest with training rows)")
-            return [path]
-    return [resolve(None)]
+def _fitter(jobs: Sequence[Job], options: FitOptions) -> Callable[[Job], tuple[Outcome, int]]:
+    """What fits one of the jobs, or fetches what a cluster, which is at work on all of them from now on, made of it."""
+    if options.engine == "here":
+        return lambda job: fit_one(job, options)
+    if options.engine != "ray":
+        raise ConfigError(f"fit runs here or on ray; --engine {options.engine} is for extract")
+    from featcache.engines.fits_on_ray import FitsOnRay
 
-
-def every_store() -> list[Path]:
-    """Every store that can be fitted on, by name."""
-    found = sorted(path for path in list_stores() if _can_train(path))
-    if not found:
-        raise InputError("--all: no store in the cache has training rows; make one with `featcache extract`")
-    return found
+    return FitsOnRay(jobs, options, command=sys.argv[1:], results=results_path()).fetch
 
 
 def jobs_of(stores: Sequence[Path], options: FitOptions) -> list[Job]:
@@ -172,25 +167,44 @@ def _able(path: Path) -> list[str]:
 
 def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, int]:
     """One search and the id of its record."""
+    recorder = Recorder(results_path(), sys.argv[1:], job_id)
+    with (
+        stoppable("no result was recorded"),
+        console.progress("fitting", "run-epochs", rate="run-epochs") as advance,
+    ):
+        learnt_for = partial(records.learnt_for, results_path())
+        keep_in = heads.folder_of(results_path())
+        outcome = searched(job, options, record=recorder, learnt_for=learnt_for, keep_in=keep_in, progress=advance)
+    assert recorder.search_id is not None
+    return outcome, recorder.search_id
+
+
+def searched(
+    job: Job,
+    options: FitOptions,
+    *,
+    record: Callable[[Outcome], None],
+    learnt_for: Callable[[str, str], Learnt],
+    keep_in: Path | None,
+    progress: Callable[[int, int], None],
+) -> Outcome:
+    """One search; `learnt_for` looks up what other results learnt on a store's key and classes.
+
+    Chosen heads are kept in the folder `keep_in`, where there is one.
+    """
     with ExitStack() as opened:
         store = opened.enter_context(Store(job.store))
-        targets = _targets(store, job, options, opened)
-        recorder = Recorder(results_path(), sys.argv[1:], job_id)
         dataset = data_set(store)
-        opened.enter_context(stoppable("no result was recorded"))
-        advance = opened.enter_context(console.progress("fitting", "run-epochs", rate="run-epochs"))
-        outcome = search(
+        return search(
             store,
             settings_of(job, options),
             lambda shots: recipe_of(job.adapter, options, shots, dataset),
-            also=targets,
-            learnt=records.learnt_for(results_path(), store.key, options.classes),
-            record=recorder,
-            keep=partial(heads.keep, heads.folder_of(results_path()), store),
-            progress=advance,
+            also=_targets(store, job, options, opened),
+            learnt=learnt_for(store.key, options.classes),
+            record=record,
+            keep=(lambda _outcome, _fitted: None) if keep_in is None else partial(heads.keep, keep_in, store),
+            progress=progress,
         )
-    assert recorder.search_id is not None
-    return outcome, recorder.search_id
 
 
 def identify(job: Job, options: FitOptions) -> str:
@@ -380,11 +394,3 @@ def _meaning(store: Store, job: Job) -> list[str]:
     """What a store contributes to a search's numbers: its key, and the text in use."""
     names = sources_of(job.prompts).sets if store.text_sets else ()
     return [store.key, *(store.text(name).digest for name in names if name in store.text_sets)]
-
-
-def _can_train(path: Path) -> bool:
-    try:
-        with Store(path) as store:
-            return "train" in store.splits and store.num_rows("train") > 0
-    except (FeatcacheError, OSError):
-        return False

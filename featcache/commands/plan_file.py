@@ -27,6 +27,7 @@ from featcache.commands import MAX_INT
 from featcache.commands.extracting import MachineOptions, Source, extract_one, plan_of
 from featcache.commands.fitting import FitOptions, Job, check_effect, fit_one, identify, jobs_of
 from featcache.commands.running import attempt, tell_failed
+from featcache.engines import engine_named
 from featcache.errors import ConfigError, FeatcacheError, InputError
 from featcache.extraction import Plan, Request
 from featcache.store import Store
@@ -98,7 +99,8 @@ def run(file: Path, *, data: Path | None, machine: MachineOptions, only_plan: bo
         _show_left(plans, content.fits)
         return
     incomplete = [(plan.store.stem, (source, plan)) for source, plan in plans if not plan.complete]
-    failed = attempt(incomplete, lambda pair: extract_one(pair[0], pair[1], machine))
+    engine = engine_named(machine.engine)
+    failed = attempt(incomplete, lambda pair: extract_one(pair[0], pair[1], machine, engine))
     steps = _steps([plan.store for _, plan in plans if plan.store.stem not in failed], content.fits)
     left = [step for step in steps if step.done is None]
     console.note(f"{len(steps) - len(left)} of {len(steps)} searches are done already")

@@ -53,6 +53,7 @@ def add(
     from featcache.devices import pick_device
     from featcache.prompts import DEFAULT, TextSet, encoded, prompt_set
     from featcache.store import Store, write_store
+    from featcache.store.claims import turn
     from featcache.store.copying import contents_of
     from featcache.store.places import resolve
 
@@ -77,7 +78,7 @@ def add(
             made[prompts.name] = encoded(prompts, embedding, encoder.identity.tower)
     if not made:
         return
-    with Store(opened.path) as now:  # rows or sets may have come while the texts were encoded
+    with turn(opened.path), Store(opened.path) as now:  # rows or sets may have come while the texts were encoded
         contents = contents_of(now)
         if (now.key, now.class_ids, now.classes) != (opened.key, opened.class_ids, opened.classes):
             raise InputError(f"{opened.name} got other classes meanwhile, so nothing is added; run the command again")

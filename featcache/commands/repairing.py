@@ -18,6 +18,7 @@ from featcache.commands.extracting import MachineOptions, Source, backbone_of, m
 from featcache.commands.running import stoppable
 from featcache.datasets import Manifest
 from featcache.datasets.manifest import source_info
+from featcache.engines import engine_named
 from featcache.errors import DataError, InputError, StoreError
 from featcache.extraction import Request, carry_out, make_plan
 from featcache.store import Store
@@ -103,7 +104,7 @@ def repair(path: Path, images: Images, options: MachineOptions) -> None:
         carry_out(
             plan,
             backbone_of(source),
-            machine_of(options),
+            machine_of(options, engine_named(options.engine)),
             provenance={"command": command},
             progress=lambda embeddings: advance(embeddings, plan.num_missing),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,13 +20,16 @@ from featcache.datasets.listing import (
     Entry,
     Listed,
     check_inside,
+    check_listed,
     check_present,
     check_unique,
     class_names,
     own_folder,
 )
-from featcache.datasets.manifest import FileReader, Manifest, Split, split_of
+from featcache.datasets.manifest import FileReader, Manifest, Reader, Split, split_of
+from featcache.datasets.trees import RemoteTree
 from featcache.errors import DataError
+from featcache.remote import as_url, joined, last_name, read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +57,38 @@ class CoopLayout:
 
     def manifest(self, name: str, data: Path | None) -> Manifest:
         """The manifest under `name`. Raises DataError unless every listed image is there and the lists are sound."""
+        if data is not None and (url := as_url(data)):
+            return self._elsewhere(name, joined(url, self.folder))
         root = own_folder(name, data, self.folder, self.images)
         listed, where = self._listed(root)
+        manifest = self._made(name, listed, where, FileReader(root))
+        check_present(manifest.splits, root, where)
+        return manifest
+
+    def _elsewhere(self, name: str, url: str) -> Manifest:
+        """The manifest of the data set's folder at a URL, which must hold CoOp's split file."""
+        if self.split is None:
+            raise DataError(f"data set {name} has no split file, so only a folder of this machine will do: copy {url}")
+        file = joined(url, f"split_zhou_{self.split}.json")
+        content = _parsed(read_bytes(file), file)
+        where, tree = f"split file {file}", RemoteTree(url)
+        listed = Listed({split: _entries(items, where, split) for split, items in content.items()}, last_name(file))
+        manifest = self._made(name, listed, where, FileReader(Path()))
+        check_listed(manifest.splits, tree.files, where, url)
+        return replace(manifest, reader=tree.reader(upright=False))  # it knows what has been listed by now
+
+    def _made(self, name: str, listed: Listed, where: str, reader: Reader) -> Manifest:
         check_inside(listed.entries, where)
-        names = class_names(listed.entries, where)
+        classes = class_names(listed.entries, where)
         splits = {split: self._split(items) for split, items in listed.entries.items() if items}
         check_unique(splits, where)
-        check_present(splits, root, where)
         return Manifest(
             name=name,
-            classes=names,
+            classes=classes,
             template=self.template,
             splits=splits,
             source=listed.source,
-            reader=FileReader(root),
+            reader=reader,
         )
 
     def _listed(self, root: Path) -> tuple[Listed, str]:
@@ -95,8 +116,16 @@ class CoopLayout:
 def _read_json(file: Path) -> dict[str, list[Any]]:
     """The file's lists, by split; val may be absent."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"split file {file} cannot be read as JSON: {error}") from error
+    return _parsed(data, str(file))
+
+
+def _parsed(data: bytes, file: str) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(data.decode("utf-8"))
+    except ValueError as error:
         raise DataError(f"split file {file} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or set(content) - {"val"} != {"train", "test"}:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__

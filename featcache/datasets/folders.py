@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import posixpath
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from featcache.datasets.listing import SUFFIXES, image_names, sub_folders
-from featcache.datasets.manifest import FileReader, Manifest, Split, split_of
+from featcache.datasets.listing import SUFFIXES
+from featcache.datasets.manifest import Manifest, Split, split_of
+from featcache.datasets.trees import LocalTree, RemoteTree, Tree
 from featcache.errors import DataError
+from featcache.remote import is_url
 
 VAL_NAMES: Final = ("val", "valid", "validation", "dev")
 SPLIT_SEED: Final = 1
@@ -22,7 +25,9 @@ Images = dict[str, list[str]]  # class -> its images' paths, as the manifest has
 
 
 def read_folder(path: str) -> Manifest:
-    """The manifest of folder:`path`. Class names are the directories' names, class indices their order.
+    """The manifest of folder:`path`, a folder here or the URL of one elsewhere.
+
+    Class names are the directories' names, class indices their order.
 
     Where train/ and test/ (and perhaps val/, valid/, validation/ or dev/) hold the class directories, they are the
     splits; a folder with test/ alone is a data set to evaluate on. Else each class is split 60/20/20 by a generator of
@@ -30,29 +35,42 @@ def read_folder(path: str) -> Manifest:
     passed over. Raises DataError for a missing folder, fewer than two classes, a class with no images, with sub-folders
     or with too few images to split, a class that only val or test has, and two folders for val.
     """
-    root = user_path(path)
-    if not path or not root.is_dir():
-        raise DataError(f"no folder at {path!r}: folder:PATH takes a folder whose sub-folders are the classes")
-    if folders := _split_folders(root):
-        images = {split: _class_images(root, folder) for split, folder in folders.items()}
+    tree = tree_at(path)
+    if folders := _split_folders(tree):
+        images = {split: _class_images(tree, folder) for split, folder in folders.items()}
         source = f"the folders {'/, '.join(folders.values())}/"
     else:
-        images = split_classes(_class_images(root, ""))
+        images = split_classes(_class_images(tree, ""))
         source = f"class folders, {SEEDED}"
     classes = list(images.get("train", images["test"]))
     if len(classes) < 2:
-        raise DataError(f"{root} has {len(classes)} class folders ({', '.join(classes)}); a data set needs at least 2")
+        raise DataError(
+            f"{tree.where()} has {len(classes)} class folders ({', '.join(classes)}); a data set needs at least 2"
+        )
     for split, by_class in images.items():
         if unknown := sorted(set(by_class) - set(classes)):
-            raise DataError(f"{root / folders[split]} has classes that train/ lacks: {', '.join(unknown)}")
+            raise DataError(f"{tree.where(folders[split])} has classes that train/ lacks: {', '.join(unknown)}")
     return Manifest(
-        name=f"folder:{root.resolve().name}",
+        name=f"folder:{tree.name}",
         classes=tuple(classes),
         template=TEMPLATE,
         splits=splits_of(images, classes),
         source=source,
-        reader=FileReader(root.resolve(), upright=True),
+        reader=tree.reader(),
     )
+
+
+def tree_at(path: str) -> Tree:
+    """The folder at a path or URL. Raises DataError where there is none."""
+    if is_url(path):
+        tree = RemoteTree(path)
+        if tree.folders():
+            return tree
+        raise DataError(f"no folder with folders in it at {path!r}: folder:URL takes a folder of class folders")
+    root = user_path(path)
+    if not path or not root.is_dir():
+        raise DataError(f"no folder at {path!r}: folder:PATH takes a folder whose sub-folders are the classes")
+    return LocalTree(root)
 
 
 def user_path(text: str) -> Path:
@@ -95,39 +113,37 @@ def splits_of(images: dict[str, Images], classes: Sequence[str]) -> dict[str, Sp
     }
 
 
-def _split_folders(root: Path) -> dict[str, str]:
+def _split_folders(tree: Tree) -> dict[str, str]:
     """Split -> the folder that holds its class directories; empty where the root itself holds them."""
-    if not _folders(root / "test"):
+    own = tree.folders()
+    if "test" not in own or not tree.folders("test"):
         return {}
-    if _folders(root) == ["test"]:
+    if own == ["test"]:
         return {"test": "test"}
-    if not _folders(root / "train"):
+    if "train" not in own or not tree.folders("train"):
         return {}
-    val = [name for name in VAL_NAMES if (root / name).is_dir()]
+    val = [name for name in VAL_NAMES if name in own]
     if len(val) > 1:
-        raise DataError(f"{root} has the folders {' and '.join(val)}, and each could be val; rename or move one")
+        raise DataError(
+            f"{tree.where()} has the folders {' and '.join(val)}, and each could be val; rename or move one"
+        )
     return {"train": "train", **({"val": val[0]} if val else {}), "test": "test"}
 
 
-def _class_images(root: Path, split: str) -> Images:
+def _class_images(tree: Tree, split: str) -> Images:
     """The images of each class directory below root/split, whose name may be empty; directories and paths sorted."""
     found: Images = {}
-    for name in _folders(root / split):
-        folder = root / split / name
-        if inner := _folders(folder):
+    for name in tree.folders(split):
+        folder = posixpath.join(split, name)
+        if inner := tree.folders(folder):
             raise DataError(
-                f"class folder {folder} holds folders ({inner[0]}, ..); images must lie directly in their class's "
-                "folder, and a data set with its own splits needs train/ and test/ (or test/ alone)"
+                f"class folder {tree.where(folder)} holds folders ({inner[0]}, ..); images must lie directly in their "
+                "class's folder, and a data set with its own splits needs train/ and test/ (or test/ alone)"
             )
-        found[name] = [(Path(split) / name / file).as_posix() for file in image_names(folder)]
+        found[name] = [posixpath.join(folder, file) for file in tree.images(folder)]
         if not found[name]:
             raise DataError(
-                f"a class with no images: {folder} holds no file that ends in {', '.join(SUFFIXES)}; add images or "
-                "remove the folder"
+                f"a class with no images: {tree.where(folder)} holds no file that ends in {', '.join(SUFFIXES)}; add "
+                "images or remove the folder"
             )
     return found
-
-
-def _folders(folder: Path) -> list[str]:
-    """The folder's sub-folders; none where the folder itself is not there."""
-    return sub_folders(folder) if folder.is_dir() else []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final, NamedTuple
 
 from featcache.datasets.manifest import Split
 from featcache.errors import DataError
+from featcache.remote import as_url
 
 SPLITS: Final = ("train", "val", "test")
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -32,6 +33,11 @@ def own_folder(name: str, data: Path | None, folder: str, *inner: str) -> Path:
     """The absolute path of data/`folder`. Raises DataError where it, or one of `inner` in it, is not there."""
     if data is None:
         raise DataError(f"data set {name} needs the folder that holds {folder}/, and none was given; {ROOT_HINT}")
+    if url := as_url(data):
+        raise DataError(
+            f"data set {name} is read from a folder of this machine alone, not from {url}; copy it, or extract "
+            "folder:URL with --classnames FILE"
+        )
     root = data.expanduser().absolute() / folder
     for place in (root, *(root / path for path in inner)):
         if not place.is_dir():
@@ -87,6 +93,11 @@ def check_unique(splits: Mapping[str, Split], where: str) -> None:
 
 
 def check_present(splits: Mapping[str, Split], root: Path, where: str) -> None:
+    """`check_listed` for a folder of this machine."""
+    check_listed(splits, lambda folder: file_names(root / folder), where, str(root))
+
+
+def check_listed(splits: Mapping[str, Split], names_in: Callable[[str], set[str]], where: str, root: str) -> None:
     """Raises DataError that counts and names listed images which are not there, reading each folder's names once."""
     wanted: dict[PurePosixPath, set[str]] = {}
     for split in splits.values():
@@ -95,7 +106,7 @@ def check_present(splits: Mapping[str, Split], root: Path, where: str) -> None:
     missing = [
         (folder / name).as_posix()
         for folder, names in wanted.items()
-        for name in sorted(names - _file_names(root / folder))
+        for name in sorted(names - names_in(folder.as_posix()))
     ]
     if missing:
         raise DataError(
@@ -120,7 +131,8 @@ def first_few(items: Iterable[str]) -> str:
     return ", ".join(listed[:_NUM_NAMED]) + (", .." if len(listed) > _NUM_NAMED else "")
 
 
-def _file_names(folder: Path) -> set[str]:
+def file_names(folder: Path) -> set[str]:
+    """Names of all files in a folder; none where it is not there. Raises DataError where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,14 @@ class SourceInfo(NamedTuple):
     """Length of the file, or of the rendered array."""
     content_hash: int
     """First 8 bytes of the SHA-256 of those bytes, as an unsigned 64-bit number, big-endian."""
+
+
+class Status(NamedTuple):
+    """What a place tells of a file without reading it."""
+
+    size_bytes: int
+    mtime_ns: int
+    """When it was last written; 0 where the place does not say."""
 
 
 class Reader(Protocol):
@@ -51,6 +59,15 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class Watched(Reader, Protocol):
+    """A reader of files, which may change under the same path."""
+
+    def status(self, path: str) -> Status:
+        """The file's size and time. Raises DataError that names the path where it is not there."""
+        ...
+
+
 @dataclass(frozen=True)
 class FileReader:
     """Reads image files under `root`."""
@@ -71,12 +88,13 @@ class FileReader:
         except OSError as error:
             raise self._absent(path, error) from error
 
-    def status(self, path: str) -> os.stat_result:
+    def status(self, path: str) -> Status:
         """The file's size and time. Raises DataError as `read_bytes` does."""
         try:
-            return (self.root / path).stat()
+            found = (self.root / path).stat()
         except OSError as error:
             raise self._absent(path, error) from error
+        return Status(found.st_size, found.st_mtime_ns)
 
     def _absent(self, path: str, error: OSError) -> DataError:
         reason = "not found" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"

@@ -7,13 +7,16 @@ import io
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
+from featcache import remote
 from featcache.datasets.folders import SEEDED, TEMPLATE, VAL_NAMES, split_classes, splits_of, user_path
-from featcache.datasets.listing import SPLITS, check_present, first_few, leaves_folder
-from featcache.datasets.manifest import FileReader, Manifest, Split, split_of
+from featcache.datasets.listing import SPLITS, check_listed, first_few, leaves_folder
+from featcache.datasets.manifest import Manifest, Split, split_of
+from featcache.datasets.trees import LocalTree, RemoteTree, Tree
 from featcache.errors import DataError
+from featcache.remote import is_url
 
 SPLIT_NAMES: Final = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}  # as written -> ours
 _INTEGER: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
@@ -21,6 +24,40 @@ _SUSPECT: Final = re.compile(
     r"^$|^/|\.\.|[\\:\0]"
 )  # in a path that leads out of its folder; quicker than to take it apart
 _FORM: Final = "the first line names the columns, path and label and perhaps split, in any order"
+
+
+class _Table:
+    """A table's place, here or elsewhere; as text what messages call it."""
+
+    def __init__(self, place: str, folder: Tree) -> None:
+        self._place = place
+        self.folder = folder
+        """What its paths are relative to."""
+
+    def __str__(self) -> str:
+        return self._place
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return PurePath(self._place).name
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending."""
+        return PurePath(self._place).stem
+
+    @property
+    def suffix(self) -> str:
+        """The file's ending."""
+        return PurePath(self._place).suffix
+
+
+def _table_at(path: str) -> _Table:
+    if is_url(path):
+        return _Table(path, RemoteTree(remote.parent(path)))
+    file = user_path(path)
+    return _Table(str(file), LocalTree(file.parent.resolve()))
 
 
 class _Row(NamedTuple):
@@ -35,7 +72,7 @@ class _Row(NamedTuple):
 
 
 def read_table(path: str) -> Manifest:
-    """The manifest of csv:`path`, a table in UTF-8 with commas, or with tabs (.tsv), and a header.
+    """The manifest of csv:`path`, here or at a URL: a table in UTF-8 with commas, or with tabs (.tsv), and a header.
 
     Its columns are path (below the table's own folder), label (the class's name) and split (train, val or test; valid,
     validation and dev mean val); others are passed over. Class indices follow the names' order, or the numbers' where
@@ -44,22 +81,21 @@ def read_table(path: str) -> Manifest:
     alone is a data set to evaluate on. Raises DataError for a table that is not readable or not so made, listed images
     that are absent, listed twice or outside the folder, and a class with no train image or too few to split.
     """
-    file = user_path(path)
+    file = _table_at(path)
     rows = list(_rows(file))
     classes = class_order(row.label for row in rows)
     if len(classes) < 2:
         raise DataError(f"{file} has {len(classes)} labels ({', '.join(classes)}); a data set needs at least 2")
     _check_unique(rows, file)
     splits, source = _splits(rows, classes, file)
-    root = file.parent.resolve()
-    check_present(splits, root, str(file))
+    check_listed(splits, file.folder.files, str(file), file.folder.where())
     return Manifest(
         name=f"csv:{file.stem}",
         classes=classes,
         template=TEMPLATE,
         splits=splits,
         source=source,
-        reader=FileReader(root, upright=True),
+        reader=file.folder.reader(),
     )
 
 
@@ -75,7 +111,7 @@ def class_order(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(by_number[number] for number in sorted(by_number))
 
 
-def _splits(rows: list[_Row], classes: tuple[str, ...], file: Path) -> tuple[dict[str, Split], str]:
+def _splits(rows: list[_Row], classes: tuple[str, ...], file: _Table) -> tuple[dict[str, Split], str]:
     """The splits, and where they come from."""
     if not rows[0].split:
         by_class: dict[str, list[str]] = {name: [] for name in classes}
@@ -95,7 +131,7 @@ def _splits(rows: list[_Row], classes: tuple[str, ...], file: Path) -> tuple[dic
     return {split: split_of(listed) for split, listed in items.items() if listed}, f"the split column of {file.name}"
 
 
-def _rows(file: Path) -> Iterator[_Row]:
+def _rows(file: _Table) -> Iterator[_Row]:
     """The table's rows, each checked by itself. Raises DataError for one without rows."""
     header, lines = _read(file)
     at = {name: header.index(name) for name in ("path", "label", "split") if name in header}
@@ -109,7 +145,7 @@ def _rows(file: Path) -> Iterator[_Row]:
         if _SUSPECT.search(path) and leaves_folder(path):
             raise DataError(
                 f"{file} line {number}: path {path!r} does not lie below the table's folder; paths are relative to "
-                f"{file.parent.resolve()}, so put the table into a folder that holds all its images"
+                f"{file.folder.where()}, so put the table into a folder that holds all its images"
             )
         split = SPLIT_NAMES.get(fields[at["split"]].strip().lower()) if "split" in at else ""
         if split is None:
@@ -121,10 +157,10 @@ def _rows(file: Path) -> Iterator[_Row]:
         raise DataError(f"{file} lists no image; {_FORM}, and each further line is an image")
 
 
-def _read(file: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def _read(file: _Table) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The header's names in lower case, and the other lines' fields with their numbers."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = (remote.read_bytes(str(file)) if is_url(str(file)) else Path(str(file)).read_bytes()).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"no table at {str(file)!r}: csv:FILE takes a table of images; {_FORM}") from error
     except OSError as error:
@@ -142,7 +178,7 @@ def _read(file: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     return header, lines
 
 
-def _fields(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+def _fields(text: str, delimiter: str, file: _Table) -> Iterator[tuple[int, list[str]]]:
     """The fields of each line that has any, with the line's number."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -153,7 +189,7 @@ def _fields(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[s
         raise DataError(f"{file} line {reader.line_num} is no table row ({error}); mind the quotes") from error
 
 
-def _check_unique(rows: list[_Row], file: Path) -> None:
+def _check_unique(rows: list[_Row], file: _Table) -> None:
     """Raises DataError for an image listed twice: in two splits it would leak from one into the other."""
     first: dict[str, int] = {}
     twice = []

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from featcache.errors import DataError
+from featcache.errors import DataError, OvertakenError
 from featcache.extraction.parts import remove_parts
 from featcache.extraction.plan import Plan, Request, make_plan
 from featcache.prompts import PromptSet, TextSet, encoded
+from featcache.store.claims import turn
 from featcache.store.damage import NO_DAMAGE
 
 if TYPE_CHECKING:
     from featcache.backbones import Backbone
+    from featcache.engines import Engine
     from featcache.extraction.encode import Machine, Progress
 
 __all__ = ["Plan", "Request", "carry_out", "make_plan", "remove_spent"]
@@ -22,17 +26,28 @@ _ROUNDS = 3
 
 
 def carry_out(
-    plan: Plan, backbone: Backbone, machine: Machine, *, provenance: dict[str, Any], progress: Progress
+    plan: Plan,
+    backbone: Backbone,
+    machine: Machine,
+    *,
+    engine: Engine | None = None,
+    provenance: dict[str, Any],
+    progress: Progress,
 ) -> None:
     """Do what the plan says: encode what is missing into parts, the texts if need be, and assemble the store.
 
-    Interrupted at any moment, it loses at most the shard at hand; the same call then goes on from there.
+    Without an engine all is done in this process. Interrupted at any moment, it loses at most the shard at hand; the
+    same call then goes on from there. Several calls at once for one store, by whatever processes, share the work.
     """
-    from featcache.extraction.assemble import assemble
+    from featcache.devices import at_hand
+    from featcache.engines.here import Here
 
+    engine = engine or Here()
     for prompts in plan.texts.missing:
         backbone.tokens(prompts.sentences)  # a prompt too long is better found before the images than after them
-    plan, text = _encoded(plan, backbone, machine, progress=progress)
+    if not engine.leads:
+        engine.encode(plan, backbone, machine, progress=progress)
+        return
     record = {
         "kind": "extract",
         "dataset": plan.manifest.name,
@@ -41,13 +56,29 @@ def carry_out(
         "splits": plan.manifest.source,
         "style": plan.request.style,
         "template": plan.manifest.template,
-        "draws": [list(pair) for pair in plan.draws],
         "place": plan.manifest.reader.place,
         "device": machine.device.type,
         **provenance,
     }
-    assemble(plan, text=text, provenance=record)
-    remove_spent(_again(replace(plan, request=replace(plan.request, damage=NO_DAMAGE))))
+    texts: dict[PromptSet, TextSet] = {}
+    rounds = 0
+    while rounds < _ROUNDS:
+        shared = bool(plan.num_missing) and engine.encode(plan, backbone, machine, progress=progress)
+        for prompts in plan.texts.missing:
+            if prompts not in texts:
+                embedding = backbone.encode_texts(prompts.sentences, at_hand(machine.device))
+                texts[prompts] = encoded(prompts, embedding, plan.identity.tower)
+        with turn(plan.store):
+            plan = _again(plan)  # other processes wrote stores and parts meanwhile, or images changed
+            if not plan.num_missing and texts.keys() >= set(plan.texts.missing):
+                with suppress(OvertakenError):  # by one that did not wait for its turn: plan anew
+                    _finish(plan, texts, record)
+                    return
+        rounds += not shared  # what others had in hand may have come to nothing: no image changed for that
+    raise DataError(
+        f"{plan.num_images} images changed while they were encoded, {_ROUNDS} times over; "
+        "run the same command again once nothing writes to them"
+    )
 
 
 def remove_spent(plan: Plan) -> None:
@@ -55,30 +86,15 @@ def remove_spent(plan: Plan) -> None:
     remove_parts(plan.spec.key, plan.spent)
 
 
-def _encoded(
-    plan: Plan, backbone: Backbone, machine: Machine, *, progress: Progress
-) -> tuple[Plan, dict[str, TextSet]]:
-    """The plan with nothing left to encode, and the finished store's text sets.
+def _finish(plan: Plan, texts: Mapping[PromptSet, TextSet], record: dict[str, Any]) -> None:
+    """Assemble the store, unless another process has done so, and delete the parts that it holds; in one's turn."""
+    from featcache.extraction.assemble import assemble
 
-    The plan is made anew each time: other processes write stores and parts, and images change meanwhile.
-    """
-    from featcache.extraction.encode import encode_missing
-
-    texts: dict[PromptSet, TextSet] = {}
-    for _ in range(_ROUNDS):
-        if plan.num_missing:
-            encode_missing(plan, backbone, machine, progress=progress)
-        for prompts in plan.texts.missing:
-            if prompts not in texts:
-                embedding = backbone.encode_texts(prompts.sentences, machine.device)
-                texts[prompts] = encoded(prompts, embedding, plan.identity.tower)
-        plan = _again(plan)
-        if not plan.num_missing and texts.keys() >= set(plan.texts.missing):
-            return plan, _kept(plan) | {prompts.name: texts[prompts] for prompts in plan.texts.missing}
-    raise DataError(
-        f"{plan.num_images} images changed while they were encoded, {_ROUNDS} times over; "
-        "run the same command again once nothing writes to them"
-    )
+    if not plan.complete or plan.request.damage.problems:
+        text = _kept(plan) | {prompts.name: texts[prompts] for prompts in plan.texts.missing}
+        record |= {"draws": [list(pair) for pair in plan.draws]}
+        assemble(plan, text=text, provenance=record)
+    remove_spent(_again(replace(plan, request=replace(plan.request, damage=NO_DAMAGE))))
 
 
 def _again(plan: Plan) -> Plan:

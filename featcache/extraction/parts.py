@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import StoreError
+from featcache.store.claims import Claims
 from featcache.store.disk import new_hdf5
 from featcache.store.places import parts_folder
 from featcache.store.reading import SPLITS
 from featcache.store.replacing import replacing, sweep
 from featcache.store.sealing import append_sum, sound_bytes
+from featcache.store.writing import row_digest
 
-_FORMAT = "featcache-part/2"
+_FORMAT = "featcache-part/3"
+_CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,15 +43,21 @@ class Part:
     """The reader's `place` of the images it was made from."""
 
     def load(self, name: str) -> NDArray[Any]:
-        """One of the part's arrays: image (K, D), crop (K, 5), source (K, 2). Raises StoreError where it is gone."""
+        """One of the part's arrays: image (K, D), crop (K, 5), source (K, 2), digest (K,).
+
+        Raises StoreError where it is gone.
+        """
+        return self.load_all(name)[0]
+
+    def load_all(self, *names: str) -> list[NDArray[Any]]:
+        """Several of them, as `load` gives them."""
         content = _content(self.path)
         if content is None:
             raise StoreError(
                 f"{self.path} is not what it was a moment ago; run the same command again, it goes on there"
             )
         with _opened(content) as file:
-            values: NDArray[Any] = file[name][:]
-        return values
+            return [file[name][:] for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +74,14 @@ class PartContents:
     place: str
 
 
-def write_part(key: str, contents: PartContents) -> None:
-    """Put a part on disk, whole or not at all; its name is the digest of its row and view lists."""
-    lists = [
-        contents.place.encode(),
-        contents.split.encode(),
-        contents.row.tobytes(),
-        contents.view.tobytes(),
-        repr(sorted(contents.unreadable)).encode(),
-    ]
-    path = parts_folder(key) / f"{hashlib.sha256(b'/'.join(lists)).hexdigest()[:32]}.part"
-    with replacing(path) as temporary:
+def part_path(key: str, name: str) -> Path:
+    """Where the part of a shard lies; `name` is the digest of the shard's row and view lists."""
+    return parts_folder(key) / f"{name}.part"
+
+
+def write_part(key: str, name: str, contents: PartContents) -> None:
+    """Put a part on disk, whole or not at all."""
+    with replacing(part_path(key, name)) as temporary:
         with new_hdf5(temporary) as file:
             _write(file, key, contents)
         append_sum(temporary)
@@ -86,12 +91,22 @@ def _write(file: h5py.File, key: str, contents: PartContents) -> None:
     file.attrs["format"], file.attrs["key"], file.attrs["split"] = _FORMAT, key, contents.split
     file.attrs["place"] = contents.place
     for name in ("row", "view", "image", "crop", "source"):
-        file[name] = getattr(contents, name)
+        _put(file, name, getattr(contents, name))
+    _put(file, "digest", row_digest(contents.image))
     unreadable = sorted(contents.unreadable.items())
     file["unreadable/row"] = np.array([row for row, _ in unreadable], dtype=np.int64)
     # Cut between characters: half a character would make the whole part unreadable.
     reasons = [reason.encode()[:2000].decode(errors="ignore").encode() for _, reason in unreadable]
     file["unreadable/reason"] = np.array(reasons, dtype=h5py.string_dtype("utf-8", max(map(len, reasons), default=1)))
+
+
+def _put(file: h5py.File, name: str, values: NDArray[Any]) -> None:
+    """An array with a checksum on each chunk: its file may come to lie behind a store."""
+    if not values.size:
+        file[name] = values
+        return
+    rows = max(1, min(len(values), _CHUNK_BYTES * len(values) // values.nbytes))
+    file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
 
 
 def read_parts(key: str) -> Iterator[Part]:
@@ -117,6 +132,8 @@ def remove_parts(key: str, parts: tuple[Part, ...]) -> None:
             part.path.unlink(missing_ok=True)
     folder = parts_folder(key)
     sweep(folder)
+    with Claims(folder) as claims:
+        claims.sweep()
     with suppress(OSError):  # not empty, or removed by another process
         folder.rmdir()
 

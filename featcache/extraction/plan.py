@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones import Identity
-from featcache.datasets import FileReader, Manifest
-from featcache.datasets.manifest import source_info
+from featcache.datasets import Manifest
 from featcache.errors import ConfigError, StoreError
+from featcache.extraction.held import MAX_VIEWS, Held, Missing
 from featcache.extraction.parts import Part, read_parts
 from featcache.fewshot import draw
 from featcache.prompts import DEFAULT, SHIPPED, PromptSet, prompt_set, remade
 from featcache.store import Spec, Store
 from featcache.store.damage import NO_DAMAGE, Damage
 from featcache.store.places import key_of, list_stores, store_path
+from featcache.store.replacing import State, state_of
 from featcache.store.writing import DTYPES
 from featcache.views import STYLES, Transform
 
-_MAX_VIEWS = 2**20
+LAYOUTS = ("whole", "virtual")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,9 @@ class Request:
     dtype: str = "auto"
     """`float16`, `float32`, or `auto`: float16, but float32 for random weights, whose embeddings lie so close together
     that half precision would blur them."""
+    layout: str | None = None
+    """`whole`, one file, or `virtual`, a file that shows the parts' files as one; what the store has, or whole, when
+    None."""
     name: str | None = None
     """The store's name; `<data set>-<backbone>-<style>` when None."""
     skip_unreadable: bool = False
@@ -57,19 +60,14 @@ class Request:
     """What of the store is not to be trusted, so made anew."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.num_views < _MAX_VIEWS:
-            raise ConfigError(f"--views counts augmented views, from 0 to {_MAX_VIEWS - 1}; got {self.num_views}")
+        if not 0 <= self.num_views < MAX_VIEWS:
+            raise ConfigError(f"--views counts augmented views, from 0 to {MAX_VIEWS - 1}; got {self.num_views}")
         if self.style not in STYLES:
             raise ConfigError(f"--style {self.style} is not known; use one of {', '.join(STYLES)}")
+        if self.layout not in (None, *LAYOUTS):
+            raise ConfigError(f"--layout {self.layout} is not known; use one of {', '.join(LAYOUTS)}")
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"--dtype {self.dtype} is not known; use one of auto, {', '.join(DTYPES)}")
-
-
-class Missing(NamedTuple):
-    """Rows x views of one split that must be encoded, in manifest order."""
-
-    row: NDArray[np.int64]
-    view: NDArray[np.int64]
 
 
 class Texts(NamedTuple):
@@ -111,6 +109,14 @@ class Plan:
     texts: Texts
     stored: bool
     """Whether the store exists already."""
+    state: State
+    """Of the store's file when the plan was made."""
+    seen: Mapping[Path, int]
+    """Every part that was there then, and when it was written: not all of them keep their rows from being missing."""
+    layout: str
+    """`whole` or `virtual`: how the finished store keeps its embeddings."""
+    stored_layout: str
+    """How the store that is there does."""
 
     @property
     def num_missing(self) -> int:
@@ -138,7 +144,8 @@ class Plan:
     def complete(self) -> bool:
         """Whether there is nothing to do."""
         texts_done = not (self.texts.missing or self.texts.dropped)
-        return not self.num_missing and not self.parts and texts_done and self.stored
+        as_asked = self.stored and self.layout == self.stored_layout
+        return not self.num_missing and not self.parts and texts_done and as_asked
 
 
 def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
@@ -150,18 +157,27 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
     path = _named(spec, request.name) if request.name else _usual_store(spec, usual, manifest.reader.place)
     rows, draws = _wanted(manifest, request)
     num_views = {split: 1 + (request.num_views if split == "train" else 0) for split in rows}
-    held = {split: _Held(manifest, split) for split in rows}
+    held = {split: Held(manifest, split) for split in rows}
     texts = _texts(manifest, identity, request, None)
+    state = state_of(path)
     stored = key_of(path) == spec.key
+    stored_layout = request.layout or "whole"
     if stored:
         with Store(path) as store:
+            stored_layout = store.layout
             draws = tuple(sorted({*draws, *((int(k), int(s)) for k, s in store.provenance.get("draws", []))}))
             texts = _texts(manifest, identity, request, store)
             for split in rows:
                 held[split].add_store(store, request.damage)
                 rows[split] = np.union1d(rows[split], store.rows(split))
                 num_views[split] = max(num_views[split], store.num_views(split))
-    found = [part for part in read_parts(spec.key) if part.place == manifest.reader.place]
+    if (stored_layout, request.layout) == ("whole", "virtual") and stored:
+        raise ConfigError(
+            f"the store {path.stem} is one file already, so --layout virtual would do nothing; leave it out, or remove "
+            f"the store with `featcache cache rm {path.stem}` to extract it anew"
+        )
+    there = list(read_parts(spec.key))
+    found = [part for part in there if part.place == manifest.reader.place]
     spent = [part for part in found if held[part.split].is_spent(part)]
     parts = [part for part in found if part not in spent]
     for part in parts:
@@ -185,6 +201,10 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
         changed=tuple(path for split in rows for path in held[split].changed),
         texts=texts,
         stored=stored,
+        state=state,
+        seen={part.path: part.written_ns for part in there},
+        layout=request.layout or stored_layout,
+        stored_layout=stored_layout,
     )
 
 
@@ -292,102 +312,3 @@ def _shipped(name: str, manifest: Manifest) -> PromptSet | None:
     if name not in SHIPPED:
         return None
     return prompt_set(name, manifest.classes, manifest.class_ids, template=manifest.template)
-
-
-class _Held:
-    """What is at hand of one split: rows in the store, rows in parts, rows whose image could not be read."""
-
-    def __init__(self, manifest: Manifest, split: str) -> None:
-        self.changed: list[str] = []
-        """Paths of images that differ from those that were encoded."""
-        self._manifest = manifest
-        self._split = split
-        self._num_views = np.zeros(len(manifest.splits[split].path), dtype=np.int64)  # in the store, by row
-        self._in_parts = np.zeros(0, dtype=np.int64)  # pairs, sorted
-        self._unreadable: dict[int, str] = {}
-
-    def add_store(self, store: Store, damage: Damage) -> None:
-        """Take in the store's rows, save those that are damaged or whose image has changed.
-
-        Raises StoreError for a store made from other images of the same names in another folder: most bytes differ.
-        """
-        moved = store.provenance.get("place", "") != self._manifest.reader.place
-        written = 0 if moved else store.path.stat().st_mtime_ns  # 0: the images are newer, so their bytes are compared
-        rows = store.rows(self._split)
-        if self._split in damage.rows:
-            positions = np.flatnonzero(~np.isin(rows, damage.rows[self._split]))
-            rows, source = rows[positions], store.gather(self._split, "source", positions)
-        else:
-            source = store.array(self._split, "source", slice(None))
-        stale = self._stale(rows, source, written)
-        if moved and 2 * len(stale) > len(rows):  # where most are the same, it was moved, and some changed since
-            raise StoreError(
-                f"the store {store.name} was made from files of the same names in another folder, and {len(stale)} of "
-                f"{len(rows)} {self._split} images differ, first {self._path(int(stale[0]))}; give the store of these "
-                f"ones a --name of its own, or remove the other with `featcache cache rm {store.name}`"
-            )
-        self._num_views[np.setdiff1d(rows, stale)] = store.num_views(self._split)
-        if self._split not in damage.lists:
-            self._add_unreadable(store.missing(self._split), written)
-
-    def is_spent(self, part: Part) -> bool:
-        """Whether a part has nothing that the store lacks, or rows of an image that has changed."""
-        rows, first = np.unique(part.row, return_index=True)
-        if len(self._stale(rows, part.load("source")[first], part.written_ns)):
-            return True
-        told = all(row in self._unreadable or self._num_views[row] for row in part.unreadable)
-        return told and bool((part.view < self._num_views[part.row]).all())
-
-    def add_part(self, part: Part) -> None:
-        """Take in a part's rows."""
-        self._in_parts = np.union1d(self._in_parts, _pairs(part.row, part.view))
-        self._add_unreadable(part.unreadable, part.written_ns)
-
-    def adds(self, part: Part, rows: NDArray[np.int64], num_views: int) -> bool:
-        """Whether a part has something for a store of these rows and views that is not in it yet."""
-        wanted = np.isin(part.row, rows) & (part.view < num_views) & (part.view >= self._num_views[part.row])
-        return bool(wanted.any())
-
-    def unreadable_among(self, rows: NDArray[np.int64]) -> dict[int, str]:
-        """Which of the rows are known to have no readable image, with the reason."""
-        held = {*np.flatnonzero(self._num_views).tolist(), *(self._in_parts // _MAX_VIEWS).tolist()}
-        return {row: self._unreadable[row] for row in rows.tolist() if row in self._unreadable and row not in held}
-
-    def missing(self, rows: NDArray[np.int64], num_views: int) -> Missing:
-        """The rows' views that are neither in the store nor in a part."""
-        row, view = np.repeat(rows, num_views), np.tile(np.arange(num_views), len(rows))
-        lacking = (view >= self._num_views[row]) & ~np.isin(_pairs(row, view), self._in_parts)
-        return Missing(row[lacking], view[lacking])
-
-    def _add_unreadable(self, reasons: Mapping[int, str], written_ns: int) -> None:
-        """Note images that could not be read, save those that have been touched since: they may be mended."""
-        if isinstance(self._manifest.reader, FileReader):
-            reasons = {row: why for row, why in reasons.items() if self._status(row).st_mtime_ns < written_ns}
-        self._unreadable.update(reasons)
-
-    def _stale(self, rows: NDArray[np.int64], source: NDArray[np.uint64], written_ns: int) -> NDArray[np.int64]:
-        """The rows whose image file has another size, or is newer than what was written and has other bytes."""
-        if not isinstance(self._manifest.reader, FileReader):
-            return np.zeros(0, dtype=np.int64)
-        stale = []
-        for row, (size, content) in zip(rows.tolist(), source.tolist(), strict=True):
-            status = self._status(row)
-            same = status.st_size == size
-            if same and status.st_mtime_ns >= written_ns:
-                same = source_info(self._manifest.reader.read_bytes(self._path(row))).content_hash == content
-            if not same:
-                stale.append(row)
-        self.changed += [self._path(row) for row in stale if self._path(row) not in self.changed]
-        return np.array(stale, dtype=np.int64)
-
-    def _status(self, row: int) -> os.stat_result:
-        assert isinstance(self._manifest.reader, FileReader)
-        return self._manifest.reader.status(self._path(row))
-
-    def _path(self, row: int) -> str:
-        return self._manifest.splits[self._split].path[row]
-
-
-def _pairs(row: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(row, view) as one number."""
-    return row * _MAX_VIEWS + view

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError
 from featcache.prompts import DEFAULT, TextSet
 from featcache.store import Block, Contents, Spec, SplitContents, Tower, write_store
+from featcache.store.claims import turn
 from featcache.store.places import check_name, store_path
 from featcache.store.reading import BLOCK_ROWS
 from featcache.store.spec import canonical_json
@@ -123,7 +124,8 @@ def save(found: Found, *, name: str, dataset: str | None) -> Path:
         splits={split: _contents(split, part, dtype) for split, part in found.splits.items()},
         text={} if found.text is None else {DEFAULT: found.text},
     )
-    write_store(path, contents)
+    with turn(path):
+        write_store(path, contents)
     return path
 
 

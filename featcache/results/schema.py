@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from featcache.errors import InputError
+from featcache.store.claims import turn
+from featcache.store.disks import is_network_disk
 from featcache.store.places import make_folder
 
 _SCHEMA = """
@@ -88,13 +90,14 @@ def class_dtype(num_classes: int) -> str:
 
 @contextmanager
 def connect(path: Path) -> Iterator[sqlite3.Connection]:
-    """The open file, made or brought up to date first; what is done inside is kept whole or not at all."""
-    make_folder(path.parent)
+    """The open file, made or brought up to date first; what is done inside is kept whole or not at all.
+
+    On a network disk, whose locks SQLite cannot rely on, processes take turns instead.
+    """
+    shared = is_network_disk(make_folder(path.parent))
     try:
-        with closing(sqlite3.connect(path, timeout=60)) as database:
+        with turn(path) if shared else nullcontext(), closing(_opened(path, shared=shared)) as database:
             database.row_factory = sqlite3.Row
-            # WAL lets readers and writers work side by side; file systems without it keep SQLite's default.
-            database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA foreign_keys = ON")
             database.executescript(_SCHEMA)
             _add_columns(database)
@@ -104,6 +107,18 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
         raise InputError(
             f"the results file {path} cannot be used ({error}); move it away to begin a new one"
         ) from error
+
+
+def _opened(path: Path, *, shared: bool) -> sqlite3.Connection:
+    if not shared:
+        database = sqlite3.connect(path, timeout=60)
+        # WAL lets readers and writers work side by side; file systems without it keep SQLite's default.
+        database.execute("PRAGMA journal_mode = WAL")
+        return database
+    if path.exists():
+        with closing(sqlite3.connect(path, timeout=60)) as database:  # in WAL mode, perhaps, from a disk of its own
+            database.execute("PRAGMA journal_mode = DELETE")
+    return sqlite3.connect(f"{path.resolve().as_uri()}?nolock=1", uri=True)
 
 
 def _add_columns(database: sqlite3.Connection) -> None:

@@ -11,6 +11,7 @@ import h5py
 from platformdirs import user_cache_path
 
 from featcache.errors import InputError, StoreError, UnknownNameError
+from featcache.remote import is_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
 
@@ -84,7 +85,11 @@ def list_stores() -> list[Path]:
 
 
 def resolve(name: str | None) -> Path:
-    """The store file that a name, a key prefix or a path means; without one, the newest store."""
+    """The store file that a name, a key prefix, a path or a URL means; without one, the newest store."""
+    if name is not None and is_url(name):
+        from featcache.store.elsewhere import local_copy
+
+        return local_copy(name)
     stores = list_stores()
     if name is None:
         if not stores:

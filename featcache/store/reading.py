@@ -32,12 +32,16 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreError, UnknownNameError
 from featcache.prompts import TextSet
+from featcache.store import virtual
 from featcache.store.sealing import SEAL, seal_of
 from featcache.store.spec import FORMAT, Spec
+from featcache.store.virtual import Run
 
 SPLITS = ("train", "val", "test")
 BLOCK_ROWS = 4096
 """Rows read or written at once: bounds memory whatever a store's size."""
+_VIRTUAL_ROWS = 128
+"""Rows that count as one chunk where they lie in other files."""
 
 
 class Store:
@@ -48,6 +52,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._runs: dict[str, list[Run]] = {}
         self._mend = f"`featcache cache rm {path.stem}` followed by the same extract or import makes it anew"
         self._file = _open(path)
         try:
@@ -140,10 +145,32 @@ class Store:
             group = self._file[split]["missing"]
             return dict(zip(group["row"][:].tolist(), _strings(group["reason"]), strict=True))
 
+    def runs(self, split: str) -> list[Run]:
+        """Where the split's embeddings lie in files beside the store; none where they lie in it."""
+        if split not in self._runs:
+            with self._reading():
+                stored = self._file[split]["image"]
+                self._runs[split] = virtual.runs_of(stored) if stored.is_virtual else []
+        return self._runs[split]
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The files beside the store that it needs, relative to its folder."""
+        return tuple(dict.fromkeys(run.file for split in self.splits for run in self.runs(split)))
+
+    @property
+    def layout(self) -> str:
+        """`virtual` where embeddings lie in files beside the store, else `whole`."""
+        return "virtual" if self.files else "whole"
+
     def array(self, split: str, name: str, at: slice) -> NDArray[Any]:
         """Rows `at` of one of the split's arrays, as stored: image, crop, source, digest or row."""
         with self._reading():
-            values: NDArray[Any] = self._file[split][name][at]
+            stored = self._file[split][name]
+            beside = name == "image" and bool(self.runs(split))  # of files that a store may have, or it raises
+            values: NDArray[Any] = stored[at]
+            if beside:
+                virtual.check_there(values)
         return values
 
     def length(self, name: str) -> int:
@@ -162,12 +189,15 @@ class Store:
         """How many rows of an array lie in one chunk, under one checksum."""
         with self._reading():
             stored = self._file[split][name]
+            if stored.is_virtual:
+                return min(_VIRTUAL_ROWS, int(stored.shape[0]))
             return int(stored.chunks[0]) if stored.chunks else max(1, int(stored.shape[0]))
 
     def gather(self, split: str, name: str, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The stored rows at `positions` (ascending or not) of one array; damage to others does not matter."""
         with self._reading():
             stored = self._file[split][name]
+            beside = name == "image" and bool(self.runs(split))
             out = np.empty((len(positions), *stored.shape[1:]), dtype=stored.dtype)
             for start in range(0, stored.shape[0], BLOCK_ROWS):
                 inside = np.flatnonzero((positions >= start) & (positions < start + BLOCK_ROWS))
@@ -178,6 +208,8 @@ class Store:
                     except OSError:  # of rows in between, perhaps
                         for index in inside:
                             out[index] = stored[positions[index]]
+            if beside:
+                virtual.check_there(out)
         return out
 
     def text(self, name: str) -> TextSet:

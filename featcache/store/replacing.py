@@ -9,12 +9,12 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from featcache.errors import InputError
+from featcache.errors import InputError, OvertakenError
 from featcache.store.places import make_folder
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -23,18 +23,34 @@ _ALIVE_AT_MOST_S = 86400
 """A day is longer than any write: what is older was left behind, wherever its process ran."""
 
 
+State = tuple[int, int] | None
+"""What changes whenever a file is replaced; None where there is none."""
+
+
+def state_of(path: Path) -> State:
+    """The state of what is at `path` now."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, unless: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """A temporary path beside `path`: fsynced and renamed over it when the block ends well, else removed.
 
-    Raises InputError where the disk refuses, which leaves what was at `path` as it was.
+    Raises InputError where the disk refuses, and OvertakenError where `unless` says so right before the rename; either
+    leaves what was at `path` as it was.
     """
     make_folder(path.parent)
     sweep(path.parent)
-    temporary = path.with_name(f".{path.name}.{_writer(os.getpid())}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{process_name(os.getpid())}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         _sync(temporary)
+        if unless():
+            raise OvertakenError(f"another process replaced {path} meanwhile, so nothing is written; run this again")
         temporary.replace(path)
         _sync(path.parent)
     except (OSError, RuntimeError) as error:  # h5py raises either where HDF5 cannot write
@@ -76,14 +92,18 @@ def _what_to_do(number: int) -> str:
 
 def _is_dead(name: str) -> bool:
     """Whether a temporary file's writer ran on this machine and is no more."""
-    writer = re.search(r"\.([0-9a-f]{8})-(\d+)-(\d+)\.[0-9a-f]{8}\.tmp$", name)
-    if writer is None or writer[1] != _machine():
-        return False
-    return _writer(int(writer[2])) != "-".join(writer.groups())
+    writer = re.search(r"\.([0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{8}\.tmp$", name)
+    return writer is not None and is_gone(writer[1])
 
 
-def _writer(process: int) -> str | None:
-    """How temporary files call a process of this machine, by when it was started too; None where there is none."""
+def is_gone(name: str) -> bool:
+    """Whether the process that `process_name` called so ran on this machine and is no more."""
+    found = re.fullmatch(r"([0-9a-f]{8})-(\d+)-\d+", name)
+    return found is not None and found[1] == _machine() and process_name(int(found[2])) != name
+
+
+def process_name(process: int) -> str | None:
+    """How files call a process of this machine, by when it was started too; None where there is none."""
     if os.name == "posix":  # elsewhere signal 0 is no question
         try:
             os.kill(process, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from featcache import __version__
 from featcache.errors import ConfigError, DataError
 from featcache.prompts import TextSet
+from featcache.store import virtual
 from featcache.store.disk import new_hdf5
 from featcache.store.replacing import replacing
 from featcache.store.sealing import SEAL, seal_of
 from featcache.store.spec import FORMAT, Spec, canonical_json
+from featcache.store.virtual import Run
 
 DTYPES = ("float16", "float32")
 _CHUNK_BYTES = 256 * 1024
@@ -32,12 +34,14 @@ _NOT_IN_CONTENT = ("created", "versions", "content", "provenance", SEAL)
 class Block(NamedTuple):
     """Some consecutive rows of a split."""
 
-    image: NDArray[Any]
-    """(n, V, D) in the store's dtype."""
+    image: NDArray[Any] | None
+    """(n, V, D) in the store's dtype; None where the split's embeddings stay in files beside the store."""
     crop: NDArray[np.int32]
     """(n, V, 5)."""
     source: NDArray[np.uint64]
     """(n, 2)."""
+    digest: NDArray[np.uint64] | None = None
+    """(n, V) the checksum of each embedding; made of `image` where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class SplitContents:
     blocks: Iterable[Block]
     """The N rows in order, any number at a time."""
     missing: Mapping[int, str] = field(default_factory=dict)
+    runs: Sequence[Run] | None = None
+    """Where its embeddings lie in files beside the store; None: the blocks bring them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +79,12 @@ class Contents:
     """The file's time: images touched since may have changed. None: now."""
 
 
-def write_store(path: Path, contents: Contents) -> None:
-    """Write the store at `path`, replacing what is there only once the new file is safe on disk."""
-    with replacing(path) as temporary, new_hdf5(temporary) as file:
+def write_store(path: Path, contents: Contents, *, unless: Callable[[], bool] = lambda: False) -> None:
+    """Write the store at `path`, replacing what is there only once the new file is safe on disk.
+
+    Raises OvertakenError where `unless` says, just before that, that what is there has changed.
+    """
+    with replacing(path, unless=unless) as temporary, new_hdf5(temporary) as file:
         _write_attrs(file, contents)
         _put(file, "classes/name", _fixed(contents.classes))
         _put(file, "classes/id", _fixed(contents.class_ids or contents.classes))
@@ -201,14 +210,21 @@ def _write_split(file: h5py.File, name: str, split: SplitContents, contents: Con
     _put(group, "missing/row", np.array(sorted(split.missing), dtype=np.int64))
     _put(group, "missing/reason", _fixed([split.missing[row] for row in sorted(split.missing)]))
     shape = (len(split.row), split.num_views)
-    image = _empty(group, "image", (*shape, contents.dim), contents.spec.dtype)
+    image = None
+    if split.runs is None:
+        image = _empty(group, "image", (*shape, contents.dim), contents.spec.dtype)
+    else:
+        virtual.create(group, (*shape, contents.dim), contents.spec.dtype, split.runs)
     crop = _empty(group, "crop", (*shape, 5), "int32")
     source = _empty(group, "source", (len(split.row), 2), "uint64")
     digest = _empty(group, "digest", shape, "uint64")
     done = 0
     for block in split.blocks:
-        at = slice(done, done + len(block.image))
-        image[at], crop[at], source[at], digest[at] = *block, row_digest(block.image)
+        at = slice(done, done + len(block.source))
+        crop[at], source[at] = block.crop, block.source
+        digest[at] = block.digest if block.image is None else row_digest(block.image)
+        if image is not None:
+            image[at] = block.image
         done = at.stop
     assert done == len(split.row), "the blocks of a split hold exactly its rows"
 
