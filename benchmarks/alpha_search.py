@@ -6,8 +6,9 @@ CLIP-Adapter, 16 shots, batches of 32, the recipe `coop` without its warm-up epo
 (featcache.training.train); `loop` is the grid as peers write it (featcache/peer_loop.py): for each alpha a torch
 DataLoader over a TensorDataset of cached features, torch.optim.SGD and an nn.Module of Linear layers. Both start from
 the same weights and are shown the same batches, one view an epoch; the script ends in an error where the parameters
-of the median run differ by more than 0.1 % of the way that training moved them, those of any by more than 5 % (a
-ReLU's side turned by rounding), or an accuracy by more than one of 2000 rows.
+of the median run differ by more than 0.1 % of the way that training moved them, those of any by more than 5 %, or an
+accuracy by more than one of 2000 rows. Near alpha 1 training may blow up any rounding: such a run is held against the
+loop itself begun a rounding away (featcache.bench.AS_FAR), and the JSON tells both.
 
 Each size is fitted for as many epochs as make 100 steps (1000 classes: one epoch of 500, cut to 100 batches of images
 from all over it; seconds an epoch are multiplied out from a step's, which costs the same, while over 500 steps of lr

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from featcache.errors import FeatcacheError
@@ -28,6 +29,10 @@ WITHIN, TYPICALLY = 0.05, 1e-3
 """Gap between a run's two sets of parameters, by norm, as a share of the way that training moved them: of any run, and
 of the median run. Sums taken in another order are 1e-6 apart, but now and then put a hidden unit on the other side of
 its ReLU, which is 1e-3 to 1e-2 for the one run."""
+ROUNDING, NEARBY, AS_FAR = 1e-6, 5, 2.0
+"""A run beyond WITHIN, or more than one row apart, may be one that a rounding decides: near alpha 1 a hidden unit that
+changes sides early is learnt from ever after. The loop tells: begun NEARBY times with each weight changed by as little
+as sums taken in another order, it must itself end apart, and the stack at most AS_FAR times as far."""
 ENOUGH_STEPS = 100
 """Steps of each run that tell the time of one."""
 
@@ -205,28 +210,83 @@ def _shape(grid: Grid) -> dict[str, int]:
 
 
 def check_equal(grid: Grid, ours: Sequence[Params], theirs: Sequence[Params]) -> dict[str, Any]:
-    """How far apart the two ways ended; raises UnequalError beyond WITHIN, TYPICALLY or one row of accuracy."""
-    gaps, right = [], []
+    """How far apart the two ways ended; raises UnequalError beyond WITHIN, TYPICALLY or one row of accuracy.
+
+    A run that goes further is held against the loop's own spread under roundings (AS_FAR), and told apart.
+    """
+    gaps, right, sensitive = [], [], []
     for (index, alpha), own, other in zip(grid.points, ours, theirs, strict=True):
-        task, rows = grid.tasks[index], grid.rows[index]
-        with torch.no_grad():
-            logits = predict(make_method(alpha), own, rows.image, task)
-            plain = Classifier(other, task, alpha).to(grid.device)(rows.image)
-        right.append([int((each.argmax(dim=1) == rows.label).sum()) for each in (logits, plain)])
-        if alpha:  # alpha 0 is in no logits: the loop only decays its weights
-            gaps.append(_gap(own, other, begin(task, grid.init_seeds[index])))
-    found = {
+        logits = _of_search(grid, index, alpha, own), _of_loop(grid, index, alpha, other)
+        right.append([_rows_right(grid, index, each) for each in logits])
+        if not alpha:  # alpha 0 is in no logits: the loop only decays its weights
+            continue
+        gap, rows = _gap(own, other, begin(grid.tasks[index], grid.init_seeds[index])), abs(right[-1][0] - right[-1][1])
+        if gap > WITHIN or rows > 1:
+            alone_gap, alone_rows = _spread_of_roundings(grid, index, alpha, other)
+            if gap > AS_FAR * alone_gap or rows > 1 + AS_FAR * alone_rows:
+                raise UnequalError(
+                    f"the stacked grid and the loop over alphas ended apart, so there is no speed to tell: at alpha "
+                    f"{alpha:g} the parameters by {gap:.2g} of the way trained (at most {WITHIN:g}), rows right by "
+                    f"{rows} (at most 1), while the loop begun a rounding away ends {alone_gap:.2g} and {alone_rows} "
+                    "rows from itself"
+                )
+            sensitive.append(
+                {
+                    "alpha": alpha,
+                    "draw": index,
+                    "gap": three_digits(gap),
+                    "gap of the loop from itself": three_digits(alone_gap),
+                    "rows apart": rows,
+                    "rows of the loop from itself": alone_rows,
+                }
+            )
+        gaps.append(gap)
+    if median(gaps) > TYPICALLY:
+        raise UnequalError(
+            "the stacked grid and the loop over alphas ended apart, so there is no speed to tell: parameters of the "
+            f"median run by {median(gaps):.2g} of the way trained (at most {TYPICALLY:g})"
+        )
+    return {
         "gap of parameters, of the way trained": {name: three_digits(kind(gaps)) for name, kind in _KINDS.items()},
         "rows right": {"of": len(grid.rows[0].label), "stacked, loop": right},
+        "runs that a rounding decides": sensitive,
     }
-    apart = max(abs(own - other) for own, other in right)
-    if not (max(gaps) <= WITHIN and median(gaps) <= TYPICALLY) or apart > 1:
-        raise UnequalError(
-            f"the stacked grid and the loop over alphas ended apart, so there is no speed to tell: parameters by "
-            f"{median(gaps):.2g} of the way trained (at most {TYPICALLY:g}), of one run {max(gaps):.2g} (at most "
-            f"{WITHIN:g}); rows right by {apart} (at most 1)"
-        )
-    return found
+
+
+def _rows_right(grid: Grid, index: int, logits: Tensor) -> int:
+    return int((logits.argmax(dim=1) == grid.rows[index].label).sum())
+
+
+@torch.no_grad()
+def _of_search(grid: Grid, index: int, alpha: float, params: Params) -> Tensor:
+    """(N, C) logits as a search makes them."""
+    return predict(make_method(alpha), params, grid.rows[index].image, grid.tasks[index])
+
+
+@torch.no_grad()
+def _of_loop(grid: Grid, index: int, alpha: float, params: Params) -> Tensor:
+    """(N, C) logits by torch's own layers."""
+    logits: Tensor = Classifier(params, grid.tasks[index], alpha).to(grid.device)(grid.rows[index].image)
+    return logits
+
+
+def _spread_of_roundings(grid: Grid, index: int, alpha: float, ended: Params) -> tuple[float, int]:
+    """How far the loop ends from where it ended when it begins a rounding away: the gap and the rows, at most."""
+    task, init_seed = grid.tasks[index], grid.init_seeds[index]
+    begun, generator = begin(task, init_seed), torch.Generator().manual_seed(0)
+    right = _rows_right(grid, index, _of_loop(grid, index, alpha, ended))
+    gaps, rows = [], []
+    for _ in range(NEARBY):
+        nearby = {name: start * (1 + ROUNDING * _signs(start, generator)) for name, start in begun.items()}
+        again = fit_one(task, grid.cached[index], alpha, init_seed=init_seed, recipe=grid.recipe, begun=nearby)
+        gaps.append(_gap(again, ended, begun))
+        rows.append(abs(_rows_right(grid, index, _of_loop(grid, index, alpha, again)) - right))
+    return max(gaps), max(rows)
+
+
+def _signs(start: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers between -1 and 1, one a weight."""
+    return (2 * torch.rand(start.shape, generator=generator) - 1).to(start.device)
 
 
 _KINDS: dict[str, Callable[[list[float]], float]] = {"median": median, "max": max}

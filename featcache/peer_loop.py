@@ -38,10 +38,12 @@ def cached_rows(task: Task) -> TensorDataset:
     return TensorDataset(task.image.flatten(0, 1).cpu(), task.label.repeat_interleave(task.image.shape[1]).cpu())
 
 
-def fit_one(task: Task, rows: TensorDataset, alpha: float, *, init_seed: int, recipe: Recipe) -> Params:
-    """The parameters trained at one alpha by SGD, the learning rate set by epoch."""
+def fit_one(
+    task: Task, rows: TensorDataset, alpha: float, *, init_seed: int, recipe: Recipe, begun: Params | None = None
+) -> Params:
+    """The parameters trained at one alpha by SGD, the learning rate set by epoch; `begun`: where else to start."""
     device = task.image.device
-    model = Classifier(begin(task, init_seed), task, alpha).to(device)
+    model = Classifier(begun or begin(task, init_seed), task, alpha).to(device)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
