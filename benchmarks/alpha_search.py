@@ -17,7 +17,7 @@ and range are over the turns. Of 11 alphas 0, 0.1, .. 1 the loop trains all, as 
 alpha 0 no training changes a logit: `times as fast` is of the whole grid, `trained alone` is without the loop's
 seconds at alpha 0, ten against ten. 33 runs are 11 alphas on 3 draws. The share of the matrix rate sets the FLOPs that
 a step cannot do without (no gradient to the adapter's input, none of the classifier's weights) against plain float32
-products of the machine, measured before and after each size; it is of trained runs alone.
+products of the machine, measured at each turn right before the stack's; it is of trained runs alone.
 
 The targets hold for 2 CPU cores at 11 runs. On CUDA the clock waits for the device; nobody has tried it there yet.
 The features are drawn from a seed: `featcache bench` does the same on your own store.

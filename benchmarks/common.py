@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,7 @@ __all__ = [
 ALPHAS = tuple(index / 10 for index in range(11))
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).parent / "results"
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the featcache command does
 say = console.say
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from featcache.errors import ConfigError
@@ -25,3 +28,31 @@ def pick_device(name: str, number: int = 0) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from error
     return device
+
+
+_DEVICE_OF = {"tf32": "cuda", "bf16": "cpu"}
+"""What torch has each kind of product on; on the other it would do nothing."""
+_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "medium"}
+
+
+def check_products(kind: str, device: torch.device) -> None:
+    """Raises ConfigError where products of this kind (recipes.PRODUCTS) would be float32 all the same."""
+    able = _DEVICE_OF.get(kind, device.type)
+    if able != device.type:
+        other = next(name for name, place in _DEVICE_OF.items() if place != able)
+        raise ConfigError(
+            f"--products {kind} is for {able}, and this runs on {device.type}; there it is {other}, or fp32"
+        )
+    if kind == "bf16" and not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        raise ConfigError("--products bf16 needs torch's oneDNN (mkldnn), which this build lacks; use fp32")
+
+
+@contextmanager
+def products(kind: str) -> Iterator[None]:
+    """Matrix products of float32 tensors are taken so inside, in every thread."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(_PRECISION[kind])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

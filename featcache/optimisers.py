@@ -25,8 +25,13 @@ PerRun = float | Tensor
 class Optimiser(Protocol):
     """Moves stacked parameters in place."""
 
-    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
-        """One step; `gradient` may be used up, `lr` has one value a run."""
+    def set_lr(self, lr: Sequence[float]) -> bool:
+        """The learning rate of each run from now on; whether that changes what a step does."""
+        ...
+
+    def step(self, gradient: Mapping[str, Gradient]) -> None:
+        """One step; `gradient` may be used up. No number in it changes from step to step but those in tensors, so that
+        it can be recorded and replayed."""
         ...
 
 
@@ -41,12 +46,22 @@ def make_optimiser(
 
     `weight_decay` and `momentum` hold one value a run; without them every run has the recipe's.
     """
-    device = next(iter(params.values())).device if params else torch.device("cpu")
+    device = _device_of(params)
     decay = recipe.weight_decay if weight_decay is None else _per_run(weight_decay, device)
     if recipe.optimiser == "sgd":
         kept = recipe.momentum if momentum is None else _per_run(momentum, device)
         return Sgd(params, momentum=kept, weight_decay=decay)
     return {"adam": Adam, "adamw": AdamW}[recipe.optimiser](params, weight_decay=decay, eps=recipe.eps)
+
+
+def _device_of(params: Params) -> torch.device:
+    return next((value.device for value in params.values()), torch.device("cpu"))
+
+
+def _same(one: PerRun, other: PerRun) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
 
 
 def _per_run(values: Sequence[float], device: torch.device) -> PerRun:
@@ -71,31 +86,41 @@ class Sgd:
         self.momentum = momentum
         self.weight_decay = weight_decay
         self._velocity = {name: torch.zeros_like(value) for name, value in params.items()}
+        self._rate: PerRun = 0.0
         self._k: float | None = None
         """The k of z, where `_velocity` holds z."""
 
     @torch.no_grad()
-    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
+    def set_lr(self, lr: Sequence[float]) -> bool:
+        """The learning rate of each run from now on; whether that changes what a step does."""
+        before, self._rate = self._rate, _per_run(lr, _device_of(self.params))
+        self._hold(self._root())
+        return not _same(before, self._rate)
+
+    @torch.no_grad()
+    def step(self, gradient: Mapping[str, Gradient]) -> None:
         """One step of all runs."""
-        self._hold(self._root(lr))
         for name, param in self.params.items():
             held = self._velocity[name]
             if self._k is None:
                 _add(_decay_and_add(held, gradient[name], self.momentum), param, self.weight_decay)
-                _subtract(param, held, lr)
+                _subtract(param, held, self._rate)
             else:
-                a = 1 - self._k * lr[0]
                 assert not isinstance(self.momentum, Tensor)
+                assert not isinstance(self._rate, Tensor)
+                a = 1 - self._k * self._rate
                 _decay_and_add(held, gradient[name], a * self.momentum, scale=a / self._k)
-                param.lerp_(held, -self._k * lr[0] / a)
+                param.lerp_(held, -self._k * self._rate / a)
 
-    def _root(self, lr: Sequence[float]) -> float | None:
+    def _root(self) -> float | None:
         """k, the same for as long as lr is; None where runs differ or the equation has no root worth taking."""
-        momentum, decay = self.momentum, self.weight_decay
-        if isinstance(momentum, Tensor) or isinstance(decay, Tensor) or len(set(lr)) > 1 or not (momentum and decay):
+        momentum, decay, lr = self.momentum, self.weight_decay, self._rate
+        if isinstance(momentum, Tensor) or isinstance(decay, Tensor) or isinstance(lr, Tensor):
             return None
-        middle = 1 - momentum - lr[0] * decay
-        square = middle**2 - 4 * lr[0] * momentum * decay
+        if not (momentum and decay):
+            return None
+        middle = 1 - momentum - lr * decay
+        square = middle**2 - 4 * lr * momentum * decay
         return -2 * decay / (middle + math.sqrt(square)) if middle > 0 and square > 0 else None
 
     def _hold(self, k: float | None) -> None:
@@ -118,17 +143,24 @@ class AdamW:
         self.params = params
         self.weight_decay = weight_decay
         self.eps = eps
-        self._steps = 0
+        self._rate: PerRun = 0.0
+        self._steps = torch.zeros((), dtype=torch.float64, device=_device_of(params))
+        """A tensor, so that a recorded step counts on; float64 is needed at 0.999 ** steps."""
         self._mean = {name: torch.zeros_like(value) for name, value in params.items()}
         self._square = {name: torch.zeros_like(value) for name, value in params.items()}
 
+    def set_lr(self, lr: Sequence[float]) -> bool:
+        """The learning rate of each run from now on; whether that changes what a step does."""
+        before, self._rate = self._rate, _per_run(lr, _device_of(self.params))
+        return not _same(before, self._rate)
+
     @torch.no_grad()
-    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
+    def step(self, gradient: Mapping[str, Gradient]) -> None:
         """Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2."""
         self._steps += 1
         for name, param in self.params.items():
             update = self._direction(name, _whole(gradient[name]))
-            _subtract(param, _add(update, param, self.weight_decay), lr)
+            _subtract(param, _add(update, param, self.weight_decay), self._rate)
 
     def _direction(self, name: str, grad: Tensor) -> Tensor:
         """The first moment over the root of the second, both as they are after this step's gradient."""
@@ -143,12 +175,12 @@ class Adam(AdamW):
     """Adam with an L2 penalty in the gradient, as torch.optim.Adam has it (betas 0.9 and 0.999)."""
 
     @torch.no_grad()
-    def step(self, gradient: Mapping[str, Gradient], lr: Sequence[float]) -> None:
+    def step(self, gradient: Mapping[str, Gradient]) -> None:
         """Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, of the gradient and weight_decay p."""
         self._steps += 1
         for name, param in self.params.items():
             penalised = _add(_whole(gradient[name]), param, self.weight_decay)
-            _subtract(param, self._direction(name, penalised), lr)
+            _subtract(param, self._direction(name, penalised), self._rate)
 
 
 def _decay_and_add(velocity: Tensor, gradient: Gradient, momentum: PerRun, scale: float = 1.0) -> Tensor:
@@ -178,9 +210,9 @@ def _whole(gradient: Gradient) -> Tensor:
     return gradient if isinstance(gradient, Tensor) else gradient[0].mT @ gradient[1]
 
 
-def _subtract(param: Tensor, direction: Tensor, lr: Sequence[float]) -> None:
-    """param -= lr * direction, run by run."""
-    if len(set(lr)) == 1:
-        param.sub_(direction, alpha=lr[0])
+def _subtract(param: Tensor, direction: Tensor, rate: PerRun) -> None:
+    """param -= rate * direction, run by run."""
+    if isinstance(rate, Tensor):
+        param.sub_(direction * _beside(rate, param))
     else:
-        param.sub_(direction * _beside(torch.tensor(lr, device=param.device), param))
+        param.sub_(direction, alpha=rate)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featcache.backbones.of_store import text_tower_of
-from featcache.devices import pick_device
+from featcache.devices import check_products, pick_device
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.fewshot import Draw, within
 from featcache.fits import Config, expand, sweep_alpha
@@ -116,6 +116,7 @@ def prepare(store: Store, settings: Settings, recipe_for: Callable[[int], Recipe
     ]
     recipe = recipe_for(draws[0].shots)
     _check_training(configs, settings, recipe)
+    check_products(recipe.products, device)
     if "text" in configs[0].method.needs and not store.text_sets:
         raise ConfigError(
             f"{settings.adapter} needs text weights and the store {store.name} has none; "

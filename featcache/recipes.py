@@ -11,6 +11,7 @@ from featcache.errors import ConfigError, UnknownNameError
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cosine-step", "constant")
 LAST_BATCH = ("drop", "keep")
+PRODUCTS = ("fp32", "tf32", "bf16")
 PER_RUN = ("lr", "weight_decay", "momentum")
 """Fields that each run of a stack can have a value of its own of: a grid can search them."""
 IMAGENET = "imagenet"
@@ -44,9 +45,17 @@ class Recipe:
     only one, as Dassl does (data/data_manager.py: `drop_last=is_train and len(data_source) >= batch_size`)."""
     epochs: int
     """Passes over the draw; each shows every image one of its views."""
+    products: str = "fp32"
+    """How training multiplies matrices: `fp32`; `tf32` (10 bits of mantissa, CUDA); `bf16` (7 bits, a CPU with such
+    instructions). Weights, sums and everything after training stay float32."""
 
     def __post_init__(self) -> None:
-        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("last_batch", LAST_BATCH)):
+        for name, known in (
+            ("optimiser", OPTIMISERS),
+            ("schedule", SCHEDULES),
+            ("last_batch", LAST_BATCH),
+            ("products", PRODUCTS),
+        ):
             if getattr(self, name) not in known:
                 raise UnknownNameError(name.replace("_", " "), getattr(self, name), known)
         for name in ("lr", "eps"):

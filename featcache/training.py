@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featcache.captured import Replayed, recorder
+from featcache.devices import products
 from featcache.faults import blame, lent
 from featcache.optimisers import Gradient, Optimiser, make_optimiser
 from featcache.recipes import Recipe
@@ -35,8 +37,13 @@ from featcache.task import (
 )
 from featcache.threads import side_by_side
 
+WORTH_RECORDING = 4
+"""Steps of an epoch from which on a recording of one pays."""
 MAX_STACKS = 4
 """Stacks side by side on a CPU: the interpreter keeps the books of one at a time, so more would wait for each other."""
+STACK_BYTES = 20 * 2**20
+"""Parameters and momentum that one stack holds on a CPU: with more, every pass over them waits for memory (2 cores, D
+1024, 30 runs of 4 MB: 1.09 ms a run and step in two stacks, 0.78 in six)."""
 WORTH_SHARING = 2**26
 """Parameters x batch rows from which on a step's products are shared among cores."""
 Progress = Callable[[int], None]
@@ -68,7 +75,7 @@ def train(
     """
     stacks, at_once = _cut(runs, tasks)
     stop = threading.Event()
-    with side_by_side(at_once, each=_threads_each(runs[0], tasks, recipe, at_once)) as pool:
+    with products(recipe.products), side_by_side(at_once, each=_threads_each(runs[0], tasks, recipe, at_once)) as pool:
         try:
             futures = [
                 pool.submit(_train_stack, [runs[index] for index in stack], tasks, recipe, progress, stop)
@@ -95,20 +102,26 @@ def _cut(runs: Sequence[Run], tasks: Sequence[Task]) -> tuple[list[list[int]], i
     Draws of unequal size (a class short of images, an unreadable one), or with text learnt on each, cannot share a
     stack. On a GPU those alike are one wide stack. On a CPU it is cut to one a core: the products of a step are too
     small to share, and waiting for the other core at every one of them costs more than the products (2 cores, D 512,
-    10 runs: 7 ms a step against 13).
+    10 runs: 7 ms a step against 13); and further, into stacks that are trained one after another, where one would hold
+    more than STACK_BYTES.
     """
-    threads = torch.get_num_threads() if tasks[0].image.device.type == "cpu" else 1
+    on_cpu = tasks[0].image.device.type == "cpu"
+    threads = torch.get_num_threads() if on_cpu else 1
     alike: dict[tuple[int, int], list[int]] = {}
     for index, run in enumerate(runs):
         if not _inert(run):
             task = tasks[run.draw]
             alike.setdefault((len(task.label), id(task.text)), []).append(index)
-    stacks = []
+    at_once, stacks = min(threads, MAX_STACKS), []
     for indices in alike.values():
-        pieces = min(threads, len(indices), MAX_STACKS)
+        rounds = 1
+        if on_cpu:
+            held = 2 * sum(value.nbytes for value in _start(runs[indices[0]], tasks).values())
+            rounds = -(-held * len(indices) // (STACK_BYTES * at_once))
+        pieces = min(at_once * rounds, len(indices))
         bounds = [len(indices) * piece // pieces for piece in range(pieces + 1)]
         stacks += [indices[low:high] for low, high in itertools.pairwise(bounds)]
-    return stacks, max(1, min(threads, len(stacks), MAX_STACKS))
+    return stacks, max(1, min(at_once, len(stacks)))
 
 
 def _threads_each(run: Run, tasks: Sequence[Task], recipe: Recipe, at_once: int) -> int:
@@ -136,18 +149,29 @@ def _train_stack(
     groups = sorted({(run.draw, run.init_seed) for run in runs})
     gradient = _way_of(method)
     group = torch.tensor([groups.index((run.draw, run.init_seed)) for run in runs], device=frozen.image.device)
+    record = recorder(frozen.image.device)
+    replayed = Replayed(record) if record else None
+
+    def move(image: Tensor, label: Tensor) -> None:
+        batch = _spread(image, group), _spread(label, group)  # (R, b, D), (R, b)
+        optimiser.step(gradient(method, params, batch, frozen, hyper))
+
     for epoch in range(recipe.epochs):
         if stop.is_set():
             break
-        lr = [recipe.lr_at(epoch, run.lr) for run in runs]
         rows = [_epoch_rows(tasks[draw], init_seed, epoch, recipe) for draw, init_seed in groups]
         image = torch.split(torch.stack([image for image, _ in rows]), recipe.batch_size, dim=1)  # (G, b, D) each
         label = torch.split(torch.stack([label for _, label in rows]), recipe.batch_size, dim=1)  # (G, b) each
-        for step in range(len(image)):
-            if recipe.schedule == "cosine-step":
-                lr = [recipe.lr_at(epoch + step / len(image), run.lr) for run in runs]
-            batch = _spread(image[step], group), _spread(label[step], group)  # (R, b, D), (R, b)
-            optimiser.step(gradient(method, params, batch, frozen, hyper), lr)
+        by_step = recipe.schedule == "cosine-step"
+        for step, batch in enumerate(zip(image, label, strict=True)):
+            if step == 0 or by_step:
+                changed = optimiser.set_lr([recipe.lr_at(epoch + by_step * step / len(image), run.lr) for run in runs])
+                if changed and replayed:
+                    replayed.renew()
+            if replayed and not by_step and len(image) >= WORTH_RECORDING:
+                replayed(move, *batch)
+            else:
+                move(*batch)
         progress(len(runs))
     return [{name: value[index].detach().clone() for name, value in params.items()} for index in range(len(runs))]
 

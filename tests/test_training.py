@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from featcache import recipes, registry
+from featcache.devices import check_products
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.optimisers import Sgd, make_optimiser
 from featcache.task import Task
@@ -18,6 +21,7 @@ from featcache.training import (
     _by_autograd,
     _by_hand,
     _by_own_loss,
+    _cut,
     _epoch_rows,
     _way_of,
     num_run_epochs,
@@ -74,6 +78,43 @@ def test_draws_of_unequal_size_are_trained_apart() -> None:
     for run, params in zip(runs, train(runs, tasks, recipe), strict=True):
         (alone,) = train([run], tasks, recipe)
         torch.testing.assert_close(params["up"], alone["up"], rtol=0, atol=1e-5)
+
+
+def test_a_wide_stack_is_cut_to_what_memory_serves_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, recipe = synthetic.task(), replace(COOP, epochs=2, batch_size=16)
+    runs = _runs([0.1, 0.2, 0.4, 0.5, 0.7, 0.8, 0.9])
+    whole, _ = _cut(runs, [task])
+    params = train(runs, [task], recipe)
+    monkeypatch.setattr("featcache.training.STACK_BYTES", 1)
+    narrow, at_once = _cut(runs, [task])
+    assert len(narrow) == len(runs) > len(whole)
+    assert at_once <= max(1, torch.get_num_threads())
+    for one, other in zip(train(runs, [task], recipe), params, strict=True):
+        torch.testing.assert_close(one["up"], other["up"], rtol=0, atol=1e-5)
+
+
+def test_products_of_another_kind_are_taken_while_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("featcache.training._epoch_rows", _telling(seen))
+    train(_runs([0.5]), [synthetic.task()], replace(COOP, epochs=1, products="bf16"))
+    assert (seen, torch.get_float32_matmul_precision()) == (["medium"], "highest")
+
+
+def _telling(seen: list[str]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Rows of an epoch as ever, with the precision of products noted."""
+
+    def rows(*arguments: Any) -> tuple[Tensor, Tensor]:
+        seen.append(torch.get_float32_matmul_precision())
+        return _epoch_rows(*arguments)
+
+    return rows
+
+
+def test_products_that_the_device_lacks_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--products tf32 is for cuda, and this runs on cpu; there it is bf16"):
+        check_products("tf32", torch.device("cpu"))
+    check_products("bf16", torch.device("cpu"))
+    check_products("fp32", torch.device("cpu"))
 
 
 def test_an_exception_in_one_stack_ends_the_call() -> None:
@@ -137,7 +178,8 @@ def test_optimisers_equal_torch(
         for index, (param, single) in enumerate(zip(theirs, singles, strict=True)):
             param.grad = whole[index].clone()
             single.step()
-        stacked.step({"w": (left, right) if factored else whole.clone()}, lrs)
+        stacked.set_lr(lrs)
+        stacked.step({"w": (left, right) if factored else whole.clone()})
     # torch's AdamW takes eps and weight decay in another order of operations: equal to rounding.
     torch.testing.assert_close(ours["w"], torch.stack([p.detach() for p in theirs]), rtol=1e-4, atol=1e-5)
 
@@ -163,7 +205,8 @@ def test_sgd_equals_torch_while_runs_share_a_rate_and_after(factored: bool, mome
             single.param_groups[0]["lr"] = lrs[index]
             param.grad = whole[index].clone()
             single.step()
-        stacked.step({"w": (left, right) if factored else whole.clone()}, lrs)
+        stacked.set_lr(lrs)
+        stacked.step({"w": (left, right) if factored else whole.clone()})
         held.append(stacked._k is not None)
         torch.testing.assert_close(ours["w"], torch.stack([p.detach() for p in theirs]), rtol=1e-5, atol=2e-6)
     if not momentum or not decay:

@@ -31,7 +31,7 @@ from featcache.store.spec import canonical_json
 from featcache.task import swept_fields
 from featcache.text_sources import Learnt, sources_of
 
-_TRAINING = ("preset", "epochs", "lr", "batch_size", "weight_decay", "momentum", "last_batch", "init_seeds")
+_TRAINING = ("preset", "epochs", "lr", "batch_size", "weight_decay", "momentum", "last_batch", "products", "init_seeds")
 """Options that only a trained method heeds."""
 
 
@@ -59,6 +59,7 @@ class FitOptions:
     weight_decay: float | None = None
     momentum: float | None = None
     last_batch: str | None = None
+    products: str | None = None
     select: str | None = None
     prompts: tuple[str, ...] = (DEFAULT,)
     classes: str = "all"
@@ -323,7 +324,7 @@ def _asked(items: Sequence[str]) -> list[tuple[str, str]]:
 def recipe_of(adapter: str, options: FitOptions, shots: int, dataset: str) -> Recipe:
     """The recipe of the preset, or of the method's own, with what was asked for in its place."""
     recipe = recipes.make(_preset(adapter, options.preset), shots=shots, dataset=dataset)
-    heeded = ("epochs", "batch_size", "last_batch", *recipe.heeds)
+    heeded = ("epochs", "batch_size", "last_batch", "products", *recipe.heeds)
     changed = {name: getattr(options, name) for name in heeded}
     return replace(recipe, **{name: value for name, value in changed.items() if value is not None})
 

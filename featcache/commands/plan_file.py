@@ -59,6 +59,7 @@ _FIT = {
     "weight_decay": float,
     "momentum": float,
     "last_batch": str,
+    "products": str,
     "init_seeds": (int,),
     "select": str,
     "prompts": (str,),
