@@ -1,6 +1,7 @@
 # make demo   the whole story on a bundled data set: extract, fit, table, plot
 # make test   the test suite, a process a core; tests of extras that are not installed skip
 # make test-all  the same with the extras installed
+# make docs   the site in site/, from docs/; any warning fails it
 # make check  ruff, mypy --strict, then the test suite
 # make bench  every claim of speed on this machine, in short form: minutes each, one after another; nothing else should
 #             run beside them. Tables on the screen, figures in benchmarks/results/NAME-short.json
@@ -16,7 +17,7 @@ export OMP_WAIT_POLICY = passive
 BENCHMARKS := alpha_search paper_grid scaling tip_grid linear_probe coop extract whole_process
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint check bench bench-full clean
+.PHONY: demo test test-all docs lint check bench bench-full clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -38,6 +39,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 check: lint test
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.installed-dev
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --short --write; done
@@ -61,5 +65,9 @@ $(VENV)/.installed-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,test-all]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -84,7 +84,8 @@ def page(found: Found, names: Sequence[str], options: argparse.Namespace) -> str
             "Test accuracy, per cent, mean and spread over three draws; each draw's configuration is chosen on "
             "`fewshot-val`. `shapes` is the bundled data set, seen through the bundled `tiny` (see the README): it "
             "shows the machinery, and nothing about CLIP. Made by:",
-            f"```\nfeatcache extract --dataset shapes --backbone tiny\n"
+            "<!-- test: skip: fits every method at five numbers of shots -->\n"
+            f"```sh\nfeatcache extract --dataset shapes --backbone tiny\n"
             f"featcache fit {options.shapes} --adapter all --shots 1,2,4,8,16\n```",
             _table(
                 ["method", *(f"{k} shot{'s' if k > 1 else ''}" for k in SHOTS)],
@@ -100,7 +101,8 @@ def page(found: Found, names: Sequence[str], options: argparse.Namespace) -> str
             "tests of all of "
             f"them included, on {_machine(found.whole(one))}, with {made_by}. The like is made of images by "
             "`featcache extract --dataset caltech101 --backbone ViT-B-32`, or of features you have by:",
-            f"```\nfeatcache import FEATURES.npz --name {options.features}\n"
+            "<!-- test: skip: needs the features -->\n"
+            f"```sh\nfeatcache import FEATURES.npz --name {options.features}\n"
             f"featcache fit {options.features} --adapter all --shots 16\n"
             f"featcache fit {options.features} --adapter all --shots 16 --select full-val\n```",
             _table(

@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 
-from featcache import __version__
-from featcache.commands import MAX_INT
+from featcache import __version__, console
+from featcache.commands import completing, typed
 from featcache.commands.adapters import Folder, use
 from featcache.commands.adapters import app as adapters_app
 from featcache.commands.backbones import app as backbones_app
 from featcache.commands.cache import app as cache_app
 from featcache.commands.datasets import app as datasets_app
 from featcache.commands.heads import export_command, predict_command
+from featcache.commands.jsonable import give_json
 from featcache.commands.listing import app as results_app
 from featcache.commands.prompts import app as prompts_app
 from featcache.errors import ConfigError, FeatcacheError
@@ -25,7 +26,6 @@ app = typer.Typer(
     name="featcache",
     help="Extract CLIP features once, then search few-shot adapters on them in seconds.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(datasets_app, name="datasets")
@@ -41,18 +41,19 @@ _debug = False
 
 def main() -> None:
     """Run the command line; a user's fault ends in one message and exit code 2."""
-    os.environ.setdefault(
-        "THP_MEM_ALLOC_ENABLE", "1"
-    )  # torch then asks for huge pages: wide stacks fit up to 20 % faster
+    # torch then asks for huge pages: wide stacks fit up to 20 % faster
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    failure = None
     try:
-        app()
+        give_json(typer.main.get_command(app))()
     except FeatcacheError as error:
         if _debug:
             raise
-        from featcache import console
-
-        console.fail(str(error))
+        failure = str(error)
+        console.fail(failure)
         sys.exit(2)
+    finally:
+        console.tell_collected(failure)
 
 
 def _say_version(asked: bool) -> None:
@@ -76,10 +77,18 @@ def options(
 @app.command(name="extract")
 def extract_command(
     dataset: Annotated[
-        str, typer.Option(help="Names (`featcache datasets ls`), folder:PATH, csv:FILE or hf:NAME; several by commas.")
+        str,
+        typer.Option(
+            help="Names (`featcache datasets ls`), folder:PATH, csv:FILE or hf:NAME; several by commas.",
+            autocompletion=completing.datasets,
+        ),
     ],
     backbone: Annotated[
-        str, typer.Option(help="tiny (bundled), RN50, ViT-B-32, any open_clip model or model/tag; several by commas.")
+        str,
+        typer.Option(
+            help="tiny (bundled), RN50, ViT-B-32, any open_clip model or model/tag; several by commas.",
+            autocompletion=completing.backbones,
+        ),
     ],
     data: Annotated[
         Path | None, typer.Option(envvar="FEATCACHE_DATA", help="Folder that holds data sets in CoOp's layout.")
@@ -133,13 +142,13 @@ def extract_command(
     if on_bad_image not in ("fail", "skip"):
         raise ConfigError(f"--on-bad-image {on_bad_image} is not known; use fail or skip")
     request = Request(
-        shots=_ints(shots, "--shots"),
-        shot_seeds=_ints(seeds, "--seeds"),
+        shots=typed.ints(shots, "--shots"),
+        shot_seeds=typed.ints(seeds, "--seeds"),
         num_views=views,
         all_train=all_train,
         style=style,
-        crop_scale=_crop_scale(crop_scale),
-        prompts=_words(prompts, "--prompts"),
+        crop_scale=typed.crop_scale(crop_scale),
+        prompts=typed.words(prompts, "--prompts"),
         dtype=dtype,
         layout=layout,
         name=name,
@@ -155,8 +164,9 @@ def extract_command(
             template=template,
             classnames=classnames,
         )
-        for one_backbone in _words(backbone, "--backbone")  # the outer loop: a model is built once for all data sets
-        for one_dataset in _datasets(dataset)
+        # Backbones are the outer loop: a model is built once for all data sets.
+        for one_backbone in typed.words(backbone, "--backbone")
+        for one_dataset in typed.datasets(dataset)
     ]
     machine = extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size, engine=engine)
     extracting.extract(sources, request, machine, only_plan=plan)
@@ -165,7 +175,10 @@ def extract_command(
 @app.command(name="fit")
 def fit_command(
     stores: Annotated[
-        list[str] | None, typer.Argument(help="Names, key prefixes or paths. Default: the newest store.")
+        list[str] | None,
+        typer.Argument(
+            help="Names, key prefixes or paths. Default: the newest store.", autocompletion=completing.stores
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every store that has training rows.")] = False,
     alpha_grid: Annotated[
@@ -175,7 +188,9 @@ def fit_command(
         list[str] | None,
         typer.Option(help="FIELD=VALUES to search, any number of times (`featcache adapters info`); lr, momentum too."),
     ] = None,
-    adapter: Annotated[str, typer.Option(help="The method's name; several by commas; all.")] = "clip_adapter",
+    adapter: Annotated[
+        str, typer.Option(help="The method's name; several by commas; all.", autocompletion=completing.adapters)
+    ] = "clip_adapter",
     shots: Annotated[
         str | None, typer.Option(help="Images a class; a list fits each. Default: the largest extracted.")
     ] = None,
@@ -186,7 +201,10 @@ def fit_command(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Training recipe: coop, adamw, paper, tip-adapter-f, ape-t, taskres. Default: the method's."),
+        typer.Option(
+            help="Training recipe: coop, adamw, paper, tip-adapter-f, ape-t, taskres. Default: the method's.",
+            autocompletion=completing.presets,
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
     lr: Annotated[float | None, typer.Option(help="In place of the preset's.")] = None,
@@ -201,7 +219,11 @@ def fit_command(
         typer.Option(help="Matrix products of training: fp32, tf32 (CUDA), bf16 (CPU); see `featcache bench`."),
     ] = None,
     select: Annotated[
-        str | None, typer.Option(help="Selection protocol. Default: fewshot-val, or train-holdout without val.")
+        str | None,
+        typer.Option(
+            help="Selection protocol. Default: fewshot-val, or train-holdout without val.",
+            autocompletion=completing.protocols,
+        ),
     ] = None,
     prompts: Annotated[
         str | None,
@@ -230,6 +252,9 @@ def fit_command(
         str, typer.Option(help="here, one search after another, or ray, each a task of a cluster (featcache[ray]).")
     ] = "here",
     plot: Annotated[Path | None, typer.Option(help="Draw the alpha curve into this PNG, SVG or PDF file.")] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Tell a tracker too: tensorboard:DIR, wandb[:PROJECT] or mlflow[:URI].")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Fit an adapter at every alpha on every draw at once, choose alpha honestly, then test."""
@@ -240,14 +265,14 @@ def fit_command(
     if every and stores:
         raise ConfigError(f"--all means every store, but {', '.join(stores)} is named too; say one of the two")
     options = fitting.FitOptions(
-        adapters=_words(adapter, "--adapter"),
+        adapters=typed.words(adapter, "--adapter"),
         grid=(*([f"alpha={alpha_grid}"] if alpha_grid is not None else []), *(grid or [])),
         post_hoc_alpha=post_hoc_alpha,
         views=views,
         choose=choose,
-        shots=_ints(shots, "--shots") if shots else (None,),
-        shot_seeds=_ints(seeds, "--seeds") if seeds else None,
-        init_seeds=_ints(init_seeds, "--init-seeds") if init_seeds else None,
+        shots=typed.ints(shots, "--shots") if shots else (None,),
+        shot_seeds=typed.ints(seeds, "--seeds") if seeds else None,
+        init_seeds=typed.ints(init_seeds, "--init-seeds") if init_seeds else None,
         preset=preset,
         epochs=epochs,
         lr=lr,
@@ -257,14 +282,39 @@ def fit_command(
         last_batch=last_batch,
         products=products,
         select=select,
-        prompts=_text_sets(prompts, text),
+        prompts=typed.text_sets(prompts, text),
         classes=classes,
-        also=_words(also, "--also") if also else (),
+        also=typed.words(also, "--also") if also else (),
         device=device,
         engine=engine,
     )
     chosen = every_store() if every else stores_named(stores or [])
-    fitting.fit(chosen, options, plot=plot, as_json=json)
+    fitting.fit(chosen, options, plot=plot, as_json=json, log=log or [])
+
+
+@app.command(name="doctor")
+def doctor_command(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Show versions, device, cache folder and space, and what is missing with how to get it."""
+    from featcache.commands import doctor
+
+    doctor.doctor(as_json=json)
+
+
+@app.command(name="rerun")
+def rerun_command(
+    result: Annotated[
+        int,
+        typer.Argument(metavar="ID", help="A result's id, as `results` lists it.", autocompletion=completing.results),
+    ],
+    adapters_dir: Folder = None,
+    device: Annotated[str | None, typer.Option(help="In place of the device that the result names.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Make a result again from its row alone: bit-equal on the same machine and versions, else within one item."""
+    from featcache.commands import rerunning
+
+    use(adapters_dir)
+    rerunning.rerun(result, device=device, as_json=json)
 
 
 @app.command(name="run")
@@ -322,7 +372,10 @@ def import_command(
 
 @app.command(name="bench")
 def bench_command(
-    store: Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Argument(help="A name, key prefix or path. Default: the newest store.", autocompletion=completing.stores),
+    ] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Images a class. Default: the largest extracted.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -333,51 +386,6 @@ def bench_command(
     from featcache.store.places import resolve
 
     benching.bench(resolve(store), shots=shots, repeats=repeats, device=device, as_json=json)
-
-
-def _datasets(text: str) -> tuple[str, ...]:
-    """Names by commas; a path that holds a comma stays whole."""
-    place = text.partition(":")[2]
-    return (text,) if place and Path(place).exists() else _words(text, "--dataset")
-
-
-def _words(text: str, option: str) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in text.split(","))
-    if not all(words):
-        raise ConfigError(f"{option} {text!r}: a comma-separated list of names")
-    return tuple(dict.fromkeys(words))
-
-
-def _text_sets(prompts: str | None, text: str | None) -> tuple[str, ...]:
-    """The text sets that --prompts or --text means."""
-    from featcache.prompts import DEFAULT
-    from featcache.text_sources import as_typed
-
-    if text is None:
-        return _words(prompts or DEFAULT, "--prompts")
-    if prompts is not None:
-        raise ConfigError(f"--text and --prompts both say which text: for their mean, --text {text}+{prompts}")
-    return tuple(as_typed(item) for item in _words(text, "--text"))
-
-
-def _crop_scale(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(end) for end in text.split(":"))
-    except ValueError:
-        raise ConfigError(f"--crop-scale {text}: two shares of the image, as in 0.08:1 or 0.5:1") from None
-    return low, high
-
-
-def _ints(text: str, option: str) -> tuple[int, ...]:
-    try:
-        values = tuple(int(item) for item in text.split(","))
-    except ValueError:
-        raise ConfigError(f"{option} {text}: a comma-separated list of whole numbers, as in 1,2,4") from None
-    if min(values) < (1 if option == "--shots" else 0):
-        raise ConfigError(f"{option} {text}: {'shots are 1 or more' if option == '--shots' else 'seeds are 0 or more'}")
-    if max(values) > MAX_INT:
-        raise ConfigError(f"{option} {text}: numbers go up to {MAX_INT}")
-    return tuple(dict.fromkeys(values))
 
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning barriers stall every other process on the machine

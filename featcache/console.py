@@ -1,12 +1,19 @@
-"""What the commands show: the only module that imports rich. Messages go to stderr, results to stdout."""
+"""What the commands show: the only module that imports rich. Messages go to stderr, results to stdout.
+
+Colours follow the terminal and `NO_COLOR`; progress is shown on a terminal alone. After `collect`, what would go to
+stdout is kept, and `tell_collected` prints it as one JSON document.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,6 +25,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 _PIPED_WIDTH = 120  # where there is no terminal to ask, wide enough for every table
 
@@ -30,10 +38,30 @@ def _console(*, stderr: bool) -> Console:
 
 _out = _console(stderr=False)
 _err = _console(stderr=True)
+_collected: dict[str, list[Any]] | None = None
+"""Lines and tables, once a command was asked for JSON that has no form of its own for it."""
+
+
+def collect() -> None:
+    """From now on, keep what would go to stdout."""
+    global _collected
+    _collected = {"lines": [], "tables": []}
+
+
+def tell_collected(error: str | None = None) -> None:
+    """Print what was kept, and the failure of the command if there was one, as JSON; nothing where none was asked."""
+    global _collected
+    if _collected is None:
+        return
+    kept, _collected = _collected, None
+    raw(json.dumps(kept if error is None else {**kept, "error": error}, indent=2))
 
 
 def say(text: str = "") -> None:
     """A line of result, on stdout."""
+    if _collected is not None:
+        _collected["lines"].append(text)
+        return
     _out.print(escape(text), soft_wrap=True)
 
 
@@ -48,26 +76,41 @@ def warn(text: str) -> None:
 
 
 def fail(text: str) -> None:
-    """The one message of a failed command, on stderr."""
+    """The one message of a failed command, on stderr: a panel on a terminal, a line where it is piped."""
+    if _err.is_terminal:
+        _err.print(Panel(Text(text), title="Error", title_align="left", border_style="red"))
+        return
     _err.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
 
 
 def raw(text: str) -> None:
     """Text exactly as it is, on stdout: JSON, plots of characters."""
+    if _collected is not None:
+        _collected["lines"].append(text)
+        return
     _out.print(text, markup=False, soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", mark: int | None = None) -> None:
     """A table on stdout; numbers align right, row `mark` is set in bold."""
+    if _collected is not None:
+        rows_by_name = [dict(zip(columns, row, strict=True)) for row in rows]
+        _collected["tables"].append({"title": title, "rows": rows_by_name})
+        return
     if title:  # a line of its own: the table would fold it to its width
         _out.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
     drawn = Table(header_style="bold")
-    numeric = [all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
+    numeric = [is_numeric([row[index] for row in rows]) for index in range(len(columns))]
     for column, right in zip(columns, numeric, strict=True):
         drawn.add_column(escape(column), justify="right" if right else "left", overflow="fold")
     for index, row in enumerate(rows):
         drawn.add_row(*(escape(cell) for cell in row), style="bold green" if index == mark else None)
     _out.print(drawn)
+
+
+def is_numeric(cells: Sequence[str]) -> bool:
+    """Whether a column holds numbers alone, and so aligns right."""
+    return all(cell.strip(" %x±.,-0123456789") == "" for cell in cells)
 
 
 @contextmanager
@@ -86,7 +129,7 @@ def progress(what: str, unit: str, *, rate: str, per_unit: float = 1.0) -> Itera
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_err, transient=True) as bar:
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(what, total=None, rate="")
 
         def advance(done: int, total: int) -> None:
@@ -110,7 +153,7 @@ def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_err, transient=True) as bar:
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         fresh = True
 
@@ -128,12 +171,31 @@ def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
         yield show
 
 
+def seconds(value: float) -> str:
+    """A duration as people say it: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(num_bytes: float) -> str:
+    """A size in powers of 1000: `640 bytes`, `3.8 MB`, `1.2 TB`."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        num_bytes /= 1000
+        if num_bytes < 999.95:
+            return f"{num_bytes:.1f} {unit}"
+    return f"{num_bytes / 1000:.1f} TB"
+
+
 def confirm(question: str) -> bool:
     """Whether the user says yes; no terminal means no."""
     if not _err.is_terminal:
         return False
     return _err.input(f"{escape(question)} \\[y/N] ").strip().lower() in ("y", "yes")
-
-
-def _is_number(cell: str) -> bool:
-    return cell.strip(" %x±.,-0123456789") == ""

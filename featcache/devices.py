@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -56,3 +58,20 @@ def products(kind: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def machine(device: str) -> dict[str, str | int]:
+    """What decides the last bits of a number beside the versions: the processor or GPU, and the number of threads."""
+    told: dict[str, str | int] = {"processor": _processor(), "threads": torch.get_num_threads()}
+    if torch.device(device).type == "cuda":
+        told["gpu"] = torch.cuda.get_device_name(device)
+    return told
+
+
+def _processor() -> str:
+    """The processor's model where the system tells it, else its family."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.predictions import Answers, Items, Predictions
+from featcache.preparing import Settings
 from featcache.recipes import Recipe
 from featcache.selection import Score
 from featcache.shift import Shifted
@@ -66,6 +67,8 @@ class Outcome:
     protocol: str
     choose: str
     """`per-draw` or `pooled`."""
+    settings: Settings
+    """What was asked for, with the draws and the protocol as they came out: enough to search again."""
     views: str
     """How a draw's augmented views were taken: `turn`, `all` or `mean`."""
     recipe: Recipe

@@ -7,6 +7,7 @@ before it is asked for.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from dataclasses import is_dataclass
@@ -14,17 +15,13 @@ from pathlib import Path
 from types import ModuleType
 
 from featcache.errors import ConfigError, DataError, UnknownNameError
+from featcache.locations import adapters_folder
 from featcache.task import Method
 
-_PACKAGE = Path(__file__).parent
+__all__ = ["adapters_folder", "add_folder", "known", "load", "origin"]
+
 _STATED = ("needs", "transfers", "views", "post_hoc", "grid")
 _STATED_TRAINED = ("preset", "constant", "inert")
-
-
-def adapters_folder() -> Path:
-    """The folder of the method files that ship with featcache."""
-    installed = _PACKAGE / "adapters"
-    return installed if installed.is_dir() else _PACKAGE.parent / "adapters"
 
 
 _user_folders: list[Path] = []
@@ -50,6 +47,13 @@ def known() -> dict[str, Path]:
     return {
         path.stem: path for folder in folders for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")
     }
+
+
+def origin(name: str) -> dict[str, str]:
+    """The file of a method and the SHA-256 of its bytes; the folder too, where it is not one of ours."""
+    file = known()[name]
+    told = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return told if file.parent == adapters_folder() else {**told, "folder": str(file.parent)}
 
 
 def load(name: str) -> type[Method]:

@@ -166,6 +166,12 @@ def _outcome(store: Store, settings: Settings, ready: Ready, runs: Sequence[RunR
         classes=settings.classes,
         protocol=ready.protocol,
         choose=settings.choose,
+        settings=replace(
+            settings,
+            shots=runs[0].shots,
+            shot_seeds=tuple(dict.fromkeys(repeat.draw.shot_seed for repeat in ready.repeats)),
+            protocol=ready.protocol,
+        ),
         views=settings.views or ready.configs[0].method.views,
         recipe=ready.recipe,
         device=str(ready.frozen.text.device),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from featcache.commands import completing
 from featcache.errors import ConfigError, DataError
 
 app = typer.Typer(help="The methods: ls, info, new.", no_args_is_help=True)
@@ -39,7 +40,10 @@ def ls(adapters_dir: Folder = None) -> None:
 
 
 @app.command()
-def info(name: str, adapters_dir: Folder = None) -> None:
+def info(
+    name: Annotated[str, typer.Argument(help="A method's name.", autocompletion=completing.adapters)],
+    adapters_dir: Folder = None,
+) -> None:
     """Show a method's paper, its fields and what is searched by default."""
     from featcache import console, registry
 

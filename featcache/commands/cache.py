@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from featcache.commands import completing
 from featcache.errors import ConfigError, FeatcacheError, InputError
 
 app = typer.Typer(help="The stores in the cache: ls, info, verify, repair, diff, push, pull, rm.", no_args_is_help=True)
@@ -15,7 +16,10 @@ _Dataset = Annotated[
     str | None, typer.Option(help="The images, where they are no longer at folder:PATH or csv:FILE as it was typed.")
 ]
 _Data = Annotated[Path | None, typer.Option(envvar="FEATCACHE_DATA", help="Folder that holds data sets.")]
-_Name = Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")]
+_Name = Annotated[
+    str | None,
+    typer.Argument(help="A name, key prefix or path. Default: the newest store.", autocompletion=completing.stores),
+]
 
 
 @app.command()
@@ -38,14 +42,14 @@ def ls() -> None:
                     "unreadable: featcache cache verify says why",
                     "",
                     "",
-                    _megabytes(path.stat().st_size),
+                    console.size(path.stat().st_size),
                     "",
                 ]
             )
     if not rows:
         console.say(f"no stores in {stores_folder()} yet")
         return
-    console.table(["name", "key", "backbone", "train x views", "val / test", "MB", "made (UTC)"], rows)
+    console.table(["name", "key", "backbone", "train x views", "val / test", "size", "made (UTC)"], rows)
 
 
 @app.command()
@@ -136,7 +140,10 @@ def repair(
 
 
 @app.command()
-def diff(first: str, second: str) -> None:
+def diff(
+    first: Annotated[str, typer.Argument(help="A name, key prefix or path.", autocompletion=completing.stores)],
+    second: Annotated[str, typer.Argument(help="The one to hold against it.", autocompletion=completing.stores)],
+) -> None:
     """Say how two stores differ; exit 1 when they do."""
     from featcache import console
     from featcache.store import Store
@@ -154,7 +161,7 @@ def diff(first: str, second: str) -> None:
 
 @app.command()
 def push(
-    name: Annotated[str, typer.Argument(help="A name, key prefix or path.")],
+    name: Annotated[str, typer.Argument(help="A name, key prefix or path.", autocompletion=completing.stores)],
     url: Annotated[str, typer.Argument(help="s3://BUCKET/FOLDER, gs://.., or a file's URL ending in .h5.")],
     force: Annotated[bool, typer.Option("--force", help="Replace another store that is there.")] = False,
 ) -> None:
@@ -165,7 +172,7 @@ def push(
 
     path = resolve(name)
     target = elsewhere.push(path, _url(url), force=force)
-    console.say(f"{path.stem} is at {target} ({_megabytes(path.stat().st_size)} MB)")
+    console.say(f"{path.stem} is at {target} ({console.size(path.stat().st_size)})")
 
 
 @app.command()
@@ -183,7 +190,10 @@ def pull(
 
 
 @app.command()
-def rm(names: list[str], yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+def rm(
+    names: Annotated[list[str], typer.Argument(help="Names, key prefixes or paths.", autocompletion=completing.stores)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
     """Remove stores and their unfinished parts."""
     from featcache import console
     from featcache.extraction.parts import read_parts, remove_parts
@@ -195,8 +205,8 @@ def rm(names: list[str], yes: Annotated[bool, typer.Option("--yes", "-y", help="
         if key_of(path) is None and path not in list_stores():
             raise InputError(f"{path} is not a featcache store and not in the cache, so it is not ours to remove")
     for path in paths:
-        size = _megabytes(_size(path))
-        if not yes and not console.confirm(f"Remove {path} ({size} MB)?"):
+        size = console.size(_size(path))
+        if not yes and not console.confirm(f"Remove {path} ({size})?"):
             raise InputError(f"{path.stem} is kept: removing it needs a yes; without a terminal say --yes")
         key = key_of(path)
         try:
@@ -206,7 +216,7 @@ def rm(names: list[str], yes: Annotated[bool, typer.Option("--yes", "-y", help="
             raise InputError(f"cannot remove {path}: {error.strerror}") from error
         if key is not None:
             remove_parts(key, tuple(read_parts(key)))
-        console.say(f"removed {path.stem} ({size} MB)")
+        console.say(f"removed {path.stem} ({size})")
 
 
 def _url(text: str) -> str:
@@ -218,6 +228,7 @@ def _url(text: str) -> str:
 
 
 def _line(store: object) -> list[str]:
+    from featcache import console
     from featcache.store import Store
 
     assert isinstance(store, Store)
@@ -229,7 +240,7 @@ def _line(store: object) -> list[str]:
         str(store.provenance.get("backbone", store.spec.tower.architecture)) + untrained,
         f"{counts['train']:,} x {store.num_views('train')}" if "train" in counts else "-",
         f"{counts.get('val', 0):,} / {counts.get('test', 0):,}",
-        _megabytes(_size(store.path)),
+        console.size(_size(store.path)),
         store.created[:16].replace("T", " "),
     ]
 
@@ -239,7 +250,3 @@ def _size(path: Path) -> int:
     from featcache.store.virtual import parts_beside
 
     return sum(file.stat().st_size for file in (path, *parts_beside(path).glob("*")))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f}"

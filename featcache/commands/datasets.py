@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featcache.commands import completing
 from featcache.errors import ConfigError, DataError, FeatcacheError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def ls(
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A data set of the catalogue.")],
+    name: Annotated[str, typer.Argument(help="A data set of the catalogue.", autocompletion=completing.datasets)],
     data: _Data = None,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
@@ -83,7 +84,7 @@ def info(
 
 @app.command()
 def prepare(
-    names: Annotated[list[str], typer.Argument(help="Data sets of the catalogue.")],
+    names: Annotated[list[str], typer.Argument(help="Data sets of the catalogue.", autocompletion=completing.datasets)],
     data: _Data = None,
     keep_archives: Annotated[
         bool, typer.Option("--keep-archives", help="Keep archives once they are unpacked.")

@@ -126,7 +126,7 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Eng
         for split in store.splits:
             for row, reason in store.missing(split).items():
                 console.warn(f"left out {split} {store.paths(split)[row]}: {reason}")
-    done = f"{plan.num_embeddings:,} embeddings, {seconds:.1f} s"
+    done = f"{plan.num_embeddings:,} embeddings, {console.seconds(seconds)}"
     if plan.num_missing:
         done += f" ({plan.num_images / seconds:,.0f} images/s, {plan.num_missing / seconds:,.0f} embeddings/s)"
     console.say(f"{plan.store.stem}: {done}")
@@ -164,7 +164,7 @@ def show_plan(plan: Plan, backbone: Backbone) -> None:
     had = plan.num_embeddings - plan.num_missing
     console.say(
         f"{plan.num_images:,} images to decode, {plan.num_missing:,} embeddings to encode, {had:,} already there; "
-        f"{plan.num_bytes / 1e6:,.1f} MB in all at {plan.store}"
+        f"{console.size(plan.num_bytes)} in all at {plan.store}"
     )
     for prompts in plan.texts.missing:
         console.say(f"text set {prompts.name}: {len(prompts.sentences):,} sentences to encode")

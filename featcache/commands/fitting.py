@@ -18,6 +18,7 @@ from featcache.commands.running import each, stoppable
 from featcache.errors import ConfigError, InputError
 from featcache.heads import keeping as heads
 from featcache.loading import class_range, data_set, draws_of
+from featcache.loggers import open_loggers
 from featcache.outcome import Outcome
 from featcache.preparing import Settings
 from featcache.prompts import DEFAULT
@@ -91,9 +92,12 @@ class Job(NamedTuple):
         return ", ".join(words)
 
 
-def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_json: bool) -> None:
-    """Every search asked for, each shown as it is done; then the means over data sets."""
+def fit(
+    stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_json: bool, log: Sequence[str] = ()
+) -> None:
+    """Every search asked for, each shown and logged as it is done; then the means over data sets."""
     check_effect(options)
+    tell = open_loggers(log)
     jobs = jobs_of(stores, options)
     if plot:
         _check_plot(plot, jobs, options)
@@ -111,6 +115,8 @@ def fit(stores: Sequence[Path], options: FitOptions, *, plot: Path | None, as_js
             return
         outcomes.append(outcome)
         ids.append(result)
+        for logger in tell:
+            logger(outcome, result)
         if not as_json:
             reporting.show(outcome)
         if plot:

@@ -1,4 +1,4 @@
-"""`featcache results`: what has been fitted, one search whole, and one over another."""
+"""`featcache results`: what has been fitted, one search whole, one over another, and removing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from featcache.commands import completing
+
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+_NEWEST = 20
+"""How many a plain list shows."""
 
 
 class _Results(TyperGroup):
     """`results 17` is short for `results show 17`; an option may stand before the command it is for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        places = (at for at, word in enumerate(args) if not word.startswith("-") and args[at - 1 : at] != ["--limit"])
+        with_value = {name for option in self.params if not option.is_flag for name in option.opts}  # type: ignore[attr-defined]
+        places = (at for at, word in enumerate(args) if word[:1] != "-" and not with_value & {*args[at - 1 : at]})
         first = next(places, None)
         if first is not None and args[first].isdecimal():
             args = ["show", *args]
@@ -30,28 +35,78 @@ app = typer.Typer(cls=_Results, invoke_without_command=True)
 @app.callback()
 def results(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest to list.")] = 20,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these data sets; several by commas, here and below.", autocompletion=completing.datasets
+        ),
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Only these stores.", autocompletion=completing.stores)] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only these backbones.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Only these methods.", autocompletion=completing.adapters)] = None,
+    prompts: Annotated[str | None, typer.Option(help="Only these prompt sets.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only all, base or new.")] = None,
+    shots: Annotated[str | None, typer.Option(help="Only these numbers of shots.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Only what was chosen so: fewshot-val, ...", autocompletion=completing.protocols)
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only from then on: 2026-01-31, or 30m, 6h, 2d, 1w ago.")] = None,
+    best_per: Annotated[
+        str | None, typer.Option(help="The best by selection accuracy for each dataset,shots,... Never by test.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="One line for each adapter,shots,...: mean, spread and interval over draws.")
+    ] = None,
+    across: Annotated[str | None, typer.Option(help="With --by: a column for each dataset (or shots, ...).")] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="A field, -FIELD from high to low: -test, val, gain, seconds, adapter, ...")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"How many to list. Default: the newest {_NEWEST}; all with a filter.")
+    ] = None,
+    how: Annotated[str, typer.Option("--format", help="table, csv, json, markdown or latex (booktabs).")] = "table",
+    sql: Annotated[str | None, typer.Option(help="Ask the results file itself; only reading is possible.")] = None,
     json: Json = False,
 ) -> None:
     """List what has been fitted; `results ID` shows one search whole, `results diff A B` one over another."""
     if ctx.invoked_subcommand is not None:
         return
-    from featcache import console, reporting
     from featcache import results as records
-    from featcache.store.places import results_path
+    from featcache.commands import tabulating
 
-    summaries = records.summaries(results_path(), limit=limit)
-    if json:
-        console.raw(jsonlib.dumps([vars(row) for row in summaries], indent=2))
-    elif summaries:
-        reporting.show_summaries(summaries)
+    words = tabulating.words
+    filters = records.Filters(
+        dataset=words(dataset),
+        store=words(store),
+        backbone=words(backbone),
+        adapter=words(adapter),
+        text_set=words(prompts),
+        classes=words(classes),
+        protocol=words(protocol),
+        shots=tabulating.numbers(shots),
+        since=since,
+    )
+    view = tabulating.View(
+        filters=filters,
+        best_per=words(best_per),
+        by=words(by),
+        across=across,
+        sort=sort,
+        limit=limit or (_NEWEST if filters == records.Filters() and not (best_per or by or sort) else None),
+        format="json" if json else how,
+    )
+    if sql is not None:
+        tabulating.show_sql(sql, view)
     else:
-        console.say("no results yet; `featcache fit` makes some")
+        tabulating.show_view(view)
 
 
 @app.command()
 def show(
-    result: Annotated[int, typer.Argument(metavar="ID", help="A result's id, as `results` lists it.")],
+    result: Annotated[
+        int,
+        typer.Argument(metavar="ID", help="A result's id, as `results` lists it.", autocompletion=completing.results),
+    ],
     per_class: Annotated[bool, typer.Option("--per-class", help="Every class in a table.")] = False,
     json: Json = False,
 ) -> None:
@@ -78,8 +133,11 @@ def show(
 
 @app.command()
 def diff(
-    first: Annotated[int, typer.Argument(metavar="A", help="A result's id.")],
-    second: Annotated[int, typer.Argument(metavar="B", help="The id of the one to hold against it.")],
+    first: Annotated[int, typer.Argument(metavar="A", help="A result's id.", autocompletion=completing.results)],
+    second: Annotated[
+        int,
+        typer.Argument(metavar="B", help="The id of the one to hold against it.", autocompletion=completing.results),
+    ],
     json: Json = False,
 ) -> None:
     """Compare two searches image by image: what B gains over A on the same draws and test images."""
@@ -93,6 +151,26 @@ def diff(
         return
     searches = [records.fetch(results_path(), result) for result in (first, second)]
     reporting.show_comparison(comparison, *searches)
+
+
+@app.command()
+def rm(
+    ids: Annotated[list[int], typer.Argument(metavar="ID...", help="Results' ids.", autocompletion=completing.results)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove results with all that belongs to them. Stores stay."""
+    from featcache import console
+    from featcache import results as records
+    from featcache.errors import InputError
+    from featcache.store.places import results_path
+
+    wanted = list(dict.fromkeys(ids))
+    for found in [records.fetch(results_path(), result) for result in wanted]:
+        text = f"{found['id']}, {found['adapter']} on {found['store']}, {len(found['runs'])} runs"
+        if not yes and not console.confirm(f"Remove result {text}?"):
+            raise InputError(f"nothing is removed: result {text} needs a yes; without a terminal say --yes")
+    records.remove(results_path(), wanted)
+    console.say(f"removed {', '.join(map(str, wanted))}")
 
 
 def _show_record(found: dict[str, Any]) -> None:

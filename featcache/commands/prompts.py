@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
+from featcache.commands import completing
 from featcache.errors import ConfigError, InputError
 
 app = typer.Typer(help="Text sets: ls, add.", no_args_is_help=True)
-_Store = Annotated[str | None, typer.Argument(help="A name, key prefix or path. Default: the newest store.")]
+_Store = Annotated[
+    str | None,
+    typer.Argument(help="A name, key prefix or path. Default: the newest store.", autocompletion=completing.stores),
+]
 
 
 @app.command()
@@ -38,7 +42,7 @@ def ls(store: _Store = None) -> None:
 
 @app.command()
 def add(
-    store: Annotated[str, typer.Argument(help="A name, key prefix or path.")],
+    store: Annotated[str, typer.Argument(help="A name, key prefix or path.", autocompletion=completing.stores)],
     sets: Annotated[str, typer.Argument(help="paper-7, openai-80, FILE.txt or FILE.json; several by commas.")],
     backbone: Annotated[
         str | None, typer.Option(help="What encodes them. Default: the backbone the store was extracted with.")

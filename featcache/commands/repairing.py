@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +47,15 @@ class Differing(NamedTuple):
 def check(path: Path) -> int:
     """The number of sound embeddings of a store. Raises StoreError that names what is damaged."""
     with _opened(path) as store:
-        damage = find_damage(store)
+        damage = _looked_through(store)
         if damage.problems:
             raise StoreError(f"{store.path} is damaged: {'; '.join(damage.problems)}; {_what_to_do(store, damage)}")
         return sum(store.num_rows(split) * store.num_views(split) for split in store.splits)
+
+
+def _looked_through(store: Store) -> Damage:
+    with console.progress("reading", "images", rate="images") as progress:
+        return find_damage(store, progress)
 
 
 def check_images(path: Path, images: Images) -> int:
@@ -59,10 +64,11 @@ def check_images(path: Path, images: Images) -> int:
         manifest = _source(store, images).manifest()
         _check_same(store, manifest)
         differing = 0
-        for found in _differing(store, manifest, NO_DAMAGE):
-            console.warn(f"{found.split} {found.path}: {found.reason}")
-            differing += 1
         total = sum(store.num_rows(split) for split in store.splits)
+        with console.progress("comparing", "images", rate="images") as progress:
+            for found in _differing(store, manifest, NO_DAMAGE, lambda: progress(1, total)):
+                console.warn(f"{found.split} {found.path}: {found.reason}")
+                differing += 1
         if differing:
             raise DataError(
                 f"{differing} of {total} images of {store.name} are not those that were encoded; restore the files, or "
@@ -78,7 +84,7 @@ def repair(path: Path, images: Images, options: MachineOptions) -> None:
     """
     with _opened(path) as store:
         before, command, name = store.content, str(store.provenance.get("command")), store.name
-        damage = find_damage(store)
+        damage = _looked_through(store)
         for problem in damage.problems:
             console.warn(problem)
         if damage.beyond or store.provenance.get("kind") != "extract":
@@ -124,7 +130,9 @@ def _say_done(path: Path, damage: Damage, *, before: str) -> None:
         console.say(f"{store.name}: made anew {', '.join(made)}; now sound, content {store.content[:16]} ({same})")
 
 
-def _differing(store: Store, manifest: Manifest, damage: Damage) -> Iterator[Differing]:
+def _differing(
+    store: Store, manifest: Manifest, damage: Damage, compared: Callable[[], None] = lambda: None
+) -> Iterator[Differing]:
     """The stored images whose bytes are not those that were encoded, damaged rows left out, one image in memory."""
     for split in store.splits:
         rows = store.rows(split)
@@ -134,6 +142,7 @@ def _differing(store: Store, manifest: Manifest, damage: Damage) -> Iterator[Dif
             sources = store.gather(split, "source", at).tolist()
             for row, (size, content) in zip(rows[at].tolist(), sources, strict=True):
                 path = manifest.splits[split].path[row]
+                compared()
                 try:
                     now = source_info(manifest.reader.read_bytes(path))
                 except DataError as error:

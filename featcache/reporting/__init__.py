@@ -1,7 +1,9 @@
 """Tables and plots from outcomes and results. No number here that they do not hold."""
 
+from featcache.reporting.formats import FORMATS, Sheet, check_format, show_sheet
 from featcache.reporting.grid import GridRow, grid_rows, shown_fields
-from featcache.reporting.lists import show_means, show_summaries
+from featcache.reporting.groups import across_sheet, group_sheet
+from featcache.reporting.lists import show_means, summary_sheet
 from featcache.reporting.measured import (
     comparison_as_json,
     measures_as_plain,
@@ -15,13 +17,18 @@ from featcache.reporting.plots import PLOT_FORMATS, check_plot_file, curve, plot
 from featcache.reporting.words import percent
 
 __all__ = [
+    "FORMATS",
     "PLOT_FORMATS",
     "GridRow",
+    "Sheet",
+    "across_sheet",
     "as_json",
+    "check_format",
     "check_plot_file",
     "comparison_as_json",
     "curve",
     "grid_rows",
+    "group_sheet",
     "measures_as_plain",
     "percent",
     "plot",
@@ -31,6 +38,7 @@ __all__ = [
     "show_means",
     "show_measures",
     "show_methods",
-    "show_summaries",
+    "show_sheet",
     "shown_fields",
+    "summary_sheet",
 ]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from featcache import console
+from featcache.reporting.formats import Sheet
 from featcache.reporting.words import number, percent
-from featcache.results import Summary
+from featcache.results import Summary, value_of
 
 
 def show_means(summaries: Sequence[Summary]) -> None:
@@ -58,10 +59,11 @@ def _test_percent(row: Summary) -> str:
     return percent((row.test_accuracy, math.nan if row.test_spread is None else row.test_spread))
 
 
-def show_summaries(summaries: list[Summary]) -> None:
+def summary_sheet(summaries: Sequence[Summary]) -> Sheet:
     """The searches, one a line."""
-    console.table(
-        ["id", "when (UTC)", "store", "adapter", "shots", "draws", "alpha", "chosen on", "val %", "test %", "s"],
+    columns = ["id", "when (UTC)", "store", "adapter", "shots", "draws", "alpha", "chosen on", "val %", "test %", "s"]
+    return Sheet(
+        columns,
         [
             [
                 str(row.id),
@@ -72,10 +74,11 @@ def show_summaries(summaries: list[Summary]) -> None:
                 str(row.num_draws),
                 ",".join(f"{alpha:g}" for alpha in row.alphas) or "-",
                 row.protocol,
-                "-" if row.selection_accuracy is None else f"{100 * row.selection_accuracy:.2f}",
+                number(row.selection_accuracy),
                 _test_percent(row),
                 f"{row.seconds:.1f}",
             ]
             for row in summaries
         ],
+        [{**vars(row), "gain": value_of(row, "gain")} for row in summaries],
     )

@@ -49,7 +49,7 @@ def show(outcome: Outcome) -> None:
     laps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.seconds.items())
     total = sum(outcome.seconds.values())
     epochs = f" x {outcome.recipe.epochs} epochs" if outcome.trained else ""
-    console.say(f"{len(outcome.runs)} runs{epochs} in {total:.1f} s on {outcome.device} ({laps})")
+    console.say(f"{len(outcome.runs)} runs{epochs} in {console.seconds(total)} on {outcome.device} ({laps})")
 
 
 def _chosen_words(outcome: Outcome, names: Sequence[str]) -> str:

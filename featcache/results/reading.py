@@ -39,6 +39,13 @@ class Summary:
     test_spread: float | None
     test_interval: tuple[float, float] | None
     """Student's 95 % interval of the mean over draws; None for one draw."""
+    by_seed: tuple[tuple[int, float], ...]
+    """(shot seed, test accuracy) of each draw, the mean over its init seeds."""
+    choose: str
+    preset: str
+    device: str
+    untrained: bool
+    """Whether the backbone's weights are random."""
     num_params: int | None
     """Numbers that gradient steps can change, the most of any chosen run; None for a method that takes none."""
     seconds: float
@@ -84,8 +91,13 @@ def _decoded(row: sqlite3.Row) -> dict[str, Any]:
     return {name: _decode(name, row[name]) for name in row.keys()}  # noqa: SIM118 (a sqlite3.Row has no items)
 
 
+_JSON = ("settings", "method", "machine")
+
+
 def _decode(name: str, value: Any) -> Any:
-    return json.loads(value) if name in ("recipe", "command", "versions", "notes", "seconds", "config") else value
+    return (
+        json.loads(value) if name in ("recipe", "command", "versions", "notes", "seconds", "config", *_JSON) else value
+    )
 
 
 def _summary(database: sqlite3.Connection, row: sqlite3.Row) -> Summary:
@@ -113,6 +125,19 @@ def _summary(database: sqlite3.Connection, row: sqlite3.Row) -> Summary:
         test_accuracy=mean,
         test_spread=None if spread != spread else spread,
         test_interval=None if low != low else (low, high),
+        by_seed=_by_seed(chosen),
+        choose=row["choose"],
+        preset=json.loads(row["recipe"])["preset"],
+        device=row["device"],
+        untrained=bool(row["untrained"]),
         num_params=max((run["num_params"] for run in chosen if run["num_params"] is not None), default=None),
         seconds=sum(json.loads(row["seconds"]).values()),
     )
+
+
+def _by_seed(chosen: Sequence[sqlite3.Row]) -> tuple[tuple[int, float], ...]:
+    found: dict[int, list[float]] = {}
+    for run in chosen:
+        if run["test_accuracy"] is not None:
+            found.setdefault(run["shot_seed"], []).append(run["test_accuracy"])
+    return tuple((seed, sum(values) / len(values)) for seed, values in sorted(found.items()))

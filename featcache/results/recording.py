@@ -12,6 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from featcache import registry
+from featcache.devices import machine
 from featcache.outcome import Outcome, RunRecord
 from featcache.predictions import Items, Predictions
 from featcache.results.schema import CONFIDENCE, ROW, TEXT, class_dtype, connect
@@ -57,6 +59,9 @@ def _insert(database: sqlite3.Connection, outcome: Outcome, command: list[str], 
         "choose": outcome.choose,
         "views": outcome.views,
         "job": job,
+        "settings": json.dumps(asdict(outcome.settings)),
+        "method": json.dumps(registry.origin(outcome.adapter)),
+        "machine": json.dumps(machine(outcome.device)),
         "protocol": outcome.protocol,
         "recipe": json.dumps(asdict(outcome.recipe)),
         "device": outcome.device,

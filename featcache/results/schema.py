@@ -71,10 +71,17 @@ _ADDED = {
         "job": "TEXT NOT NULL DEFAULT ''",
         "choose": "TEXT NOT NULL DEFAULT 'per-draw'",
         "views": "TEXT NOT NULL DEFAULT 'turn'",
+        "settings": "TEXT NOT NULL DEFAULT '{}'",
+        "method": "TEXT NOT NULL DEFAULT '{}'",
+        "machine": "TEXT NOT NULL DEFAULT '{}'",
     },
     "run": {"fault": "TEXT NOT NULL DEFAULT ''", "num_params": "INTEGER"},
 }
-"""Columns of each table that files made before them get on opening."""
+"""Columns of each table that files made before them get on opening.
+
+`settings` is all that the search was asked for, with its draws and protocol as they came out; `method` the file of the
+method and its digest; `machine` what decides the last bits of a number beside the versions.
+"""
 ROW = "<u4"
 """How a manifest row is kept in a BLOB."""
 CONFIDENCE = "<f4"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import h5py
@@ -13,6 +13,8 @@ from featcache.errors import StoreError
 from featcache.store.reading import Store
 from featcache.store.writing import content_digest, row_digest
 
+Progress = Callable[[int, int], None]
+"""Told how much has just been done, and of how much in all."""
 _STEP = 65536
 """Numbers or paths read at once."""
 
@@ -36,8 +38,12 @@ class Damage:
 NO_DAMAGE = Damage()
 
 
-def find_damage(store: Store) -> Damage:
-    """What is damaged; memory does not grow with the number of rows, save 8 bytes for each damaged one."""
+def find_damage(store: Store, progress: Progress = lambda _done, _total: None) -> Damage:
+    """What is damaged; memory does not grow with the number of rows, save 8 bytes for each damaged one.
+
+    `progress` is told how many rows have just been read, and of how many.
+    """
+    total = _num_rows(store)
     rows, lists, beyond, problems = {}, [], False, []
     for split in store.splits:
         said = [*_list_problems(store, split)]
@@ -49,7 +55,7 @@ def find_damage(store: Store) -> Damage:
             beyond = True
             problems += said
             continue
-        rows[split], said = _damaged_rows(store, split)
+        rows[split], said = _damaged_rows(store, split, lambda done: progress(done, total))
         problems += said
     texts = {name: told for name in store.text_sets if (told := _text_problem(store, name))}
     problems += texts.values()
@@ -63,6 +69,14 @@ def find_damage(store: Store) -> Damage:
         beyond=beyond,
         problems=tuple(problems),
     )
+
+
+def _num_rows(store: Store) -> int:
+    """Of all splits, to tell progress by."""
+    try:
+        return sum(store.length(f"{split}/row") for split in store.splits)
+    except StoreError:
+        return 0  # whichever array it is will be told of itself
 
 
 def _list_problems(store: Store, split: str) -> Iterator[str]:
@@ -97,9 +111,9 @@ def _row_number_problems(store: Store, split: str) -> Iterator[str]:
         yield f"{split}: the numbers of its rows do not read: {_cause(error)}"
 
 
-def _damaged_rows(store: Store, split: str) -> tuple[NDArray[np.int64], list[str]]:
+def _damaged_rows(store: Store, split: str, read: Callable[[int], None]) -> tuple[NDArray[np.int64], list[str]]:
     """The manifest rows that do not read or differ from their checksum, and a sentence for each kind."""
-    found = {name: _positions(store, split, name) for name in ("image", "crop", "source", "digest")}
+    found = {name: _positions(store, split, name, read) for name in ("image", "crop", "source", "digest")}
     problems = []
     for (name, reason), positions in _by_reason(found).items():
         first = int(store.array(split, "row", slice(positions[0], positions[0] + 1))[0])
@@ -112,12 +126,17 @@ def _damaged_rows(store: Store, split: str) -> tuple[NDArray[np.int64], list[str
     return store.rows(split)[damaged], problems
 
 
-def _positions(store: Store, split: str, name: str) -> list[tuple[str, NDArray[np.int64]]]:
-    """(why, the positions of a chunk's damaged rows); why is empty where only the checksum differs."""
+def _positions(store: Store, split: str, name: str, read: Callable[[int], None]) -> list[tuple[str, NDArray[np.int64]]]:
+    """(why, the positions of a chunk's damaged rows); why is empty where only the checksum differs.
+
+    `read` is told of the rows of embeddings, beside which the other arrays are small.
+    """
     damaged = []
     num_rows, step = store.num_rows(split), store.chunk_rows(split, name)
     for start in range(0, num_rows, step):
         at = slice(start, min(start + step, num_rows))
+        if name == "image":
+            read(at.stop - at.start)
         try:
             values = store.array(split, name, at)
             if name != "image":

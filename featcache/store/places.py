@@ -8,33 +8,30 @@ from contextlib import suppress
 from pathlib import Path
 
 import h5py
-from platformdirs import user_cache_path
 
 from featcache.errors import InputError, StoreError, UnknownNameError
+from featcache.locations import home, results_path, stores_folder
 from featcache.remote import is_url
 
+__all__ = [
+    "check_name",
+    "home",
+    "key_of",
+    "list_stores",
+    "make_folder",
+    "parts_folder",
+    "resolve",
+    "results_path",
+    "store_path",
+    "stores_folder",
+]
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
-
-
-def home() -> Path:
-    """The cache folder: `FEATCACHE_HOME`, else the platform's cache folder for featcache."""
-    chosen = os.environ.get("FEATCACHE_HOME")
-    return Path(chosen).expanduser() if chosen else user_cache_path("featcache", appauthor=False)
-
-
-def stores_folder() -> Path:
-    """The folder of stores, one `NAME.h5` each."""
-    return home() / "stores"
 
 
 def parts_folder(key: str) -> Path:
     """The folder of a store's parts that are not assembled yet."""
     return home() / "parts" / key
-
-
-def results_path() -> Path:
-    """The SQLite file of results."""
-    return home() / "results.sqlite"
 
 
 def make_folder(folder: Path) -> Path:
