@@ -127,12 +127,18 @@ class ClipAdapter:
 
     def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
         """(N, C) from raw images (N, D)."""
-        text, ratios = frozen.text, self.ratios(params, frozen, hyper)
-        if self.where != "text":
-            image = self._blend(image, params["down"], params["up"], ratios["alpha"])  # (N, D)
+        text = frozen.text
+        image = self.embedding(params, image, frozen, hyper)  # (N, D)
         if self.where != "visual":
-            text = normalise(self._blend(text, params["text_down"], params["text_up"], ratios["beta"]))  # (C, D)
+            beta = self.ratios(params, frozen, hyper)["beta"]
+            text = normalise(self._blend(text, params["text_down"], params["text_up"], beta))  # (C, D)
         return cosine_logits(image, text, frozen.logit_scale)  # (N, C)
+
+    def embedding(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
+        """(N, D) images after the visual adapter and its residual; as they are where only text is adapted."""
+        if self.where == "text":
+            return image
+        return self._blend(image, params["down"], params["up"], self.ratios(params, frozen, hyper)["alpha"])
 
     def ratios(self, params: Params, frozen: Frozen, hyper: Hyper) -> Hyper:
         """alpha, beta or both, () each, as they are after training."""

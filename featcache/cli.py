@@ -370,6 +370,48 @@ def import_command(
     import_features(path, name, kind=kind, dataset=dataset, stated=stated)
 
 
+@app.command(name="report")
+def report_command(
+    ids: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", help="Results to report on. Default: all of them.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write index.html into.")] = Path("report"),
+    data: Annotated[
+        Path | None, typer.Option(envvar="FEATCACHE_DATA", help="Folder that holds data sets, for thumbnails.")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Put small copies of test images into the page.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write one self-contained HTML page of all results: curves, tables, confusions, embeddings, provenance."""
+    from featcache.commands import reporting
+    from featcache.reporting.page.images import Images
+
+    reporting.report(out, ids or [], images=Images(data, wanted=images), as_json=json)
+
+
+@app.command(name="plot")
+def plot_command(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="alpha, shots, methods, sides, preprocessing, gain, gap, embeddings, confusion, classes, reliability."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG, SVG or PDF file; several are numbered.")],
+    ids: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", help="Results to draw. Default: all of them.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=200, max=4000, help="Pixels, before the PNG's doubling.")] = 560,
+    json: Annotated[bool, typer.Option("--json", help="Print the files' names as JSON.")] = False,
+) -> None:
+    """Draw one kind of the report's plots for a paper."""
+    from featcache.commands import reporting
+
+    reporting.plot(kind, out, ids or [], width=width, as_json=json)
+
+
 @app.command(name="bench")
 def bench_command(
     store: Annotated[

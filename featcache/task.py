@@ -131,6 +131,15 @@ class LearnsText(Method, Protocol):
 
 
 @runtime_checkable
+class EmbedsImages(Method, Protocol):
+    """A method that moves image embeddings, so that one can look at where they go."""
+
+    def embedding(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:
+        """(N, D) what the method makes of raw embeddings (N, D), for one run; un-normalised."""
+        ...
+
+
+@runtime_checkable
 class Factored(Trained, Protocol):
     """A trained method that writes out its stacked gradient by hand, to spare autograd's memory traffic.
 

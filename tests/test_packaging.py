@@ -24,8 +24,13 @@ def _tree() -> set[str]:
         for path in (ROOT / "featcache/bundled").iterdir()
         if path.suffix in (".json", ".safetensors")
     }
+    page = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "featcache/reporting/page").iterdir()
+        if path.suffix in (".json", ".css", ".js")
+    }
     methods = {f"featcache/adapters/{path.name}" for path in (ROOT / "adapters").glob("*.py")}
-    return modules | bundled | methods | {"featcache/py.typed"}
+    return modules | bundled | page | methods | {"featcache/py.typed"}
 
 
 @pytest.fixture(scope="module")
