@@ -46,15 +46,13 @@ def parse_as(kind: type, text: str, name: str) -> tuple[Any, ...]:
         if any(value != int(value) for value in values):
             raise ConfigError(f"{name} takes whole numbers; got {text!r}")
         return tuple(int(value) for value in values)
-    if kind is bool:
-        if not all(word in ("true", "false") for word in words):
-            raise ConfigError(f"{name} is true or false; got {text!r}")
-        return tuple(word == "true" for word in words)
-    if kind is not str or not all(words):
+    if not all(words) or kind not in (bool, str):
         raise ConfigError(f"{name} cannot be searched from {text!r}; write values by commas")
+    if kind is bool and not all(word in ("true", "false") for word in words):
+        raise ConfigError(f"{name} is true or false; got {text!r}")
     if len(set(words)) < len(words):
         raise ConfigError(f"the grid {text!r} of {name} names a value twice")
-    return tuple(words)
+    return tuple(word == "true" for word in words) if kind is bool else tuple(words)
 
 
 def _span(text: str) -> list[Decimal]:

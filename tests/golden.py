@@ -43,7 +43,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "elevater": [{"start": "random"}, {"projections": 1}],
 }
 """Configurations beside the default one whose code is another."""
-TIGHT: dict[str, dict[str, Any]] = {"linear_probe": {"tolerance": 1e-5}}
+TIGHT: dict[str, dict[str, Any]] = {"linear_probe": {"tolerance": 1e-6}}
 """In place of a default that stops where rounding may decide between one more step and none."""
 
 

@@ -65,7 +65,8 @@ def test_values_are_read_as_the_fields_type(kind: type, text: str, values: tuple
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [(int, "0.5"), (bool, "yes"), (str, "a,,b"), (str, "a,b,a"), (dict, "a"), (float, "x")]
+    ("kind", "text"),
+    [(int, "0.5"), (bool, "yes"), (str, "a,,b"), (str, "a,b,a"), (bool, "true,true"), (dict, "a"), (float, "x")],
 )
 def test_values_of_another_type_are_refused(kind: type, text: str) -> None:
     with pytest.raises(ConfigError):
