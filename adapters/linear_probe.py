@@ -64,7 +64,8 @@ class LinearProbe:
     two sets of genuine features tried; at 8 shots 1e4 and 1e6 were chosen too."""
     tolerance: float = 0.01
     """A fit stops when a Newton step, its Hessian taken as diagonal, is at most this share of |W|; between 0 and 1.
-    Default: accuracies within 0.1 point of the minimum's on the genuine features of benchmarks/linear_probe.py."""
+    Default: accuracies within 0.1 point of the minimum's on the genuine features of benchmarks/linear_probe.py; on 47
+    textures in 1024 columns within 0.4 of those at 0.001."""
     max_iterations: int = 1000
     """Steps after which a fit stops in any case, for each strength on its path. Default: CoOp's."""
 

@@ -12,12 +12,14 @@ accuracy has two readings, and both ratios are printed:
   draws within 0.3 point of what the minimum gives. This is what a user of the search sees.
 
 A side's time is its shortest median among the tolerances (scikit-learn: also precisions and threads) that are equal.
-All take turns, `--repeats` times in one process, about ten minutes on 2 cores. Without --features: synthetic
-embeddings of the same shape. A short run leaves out the tolerances between the ends and scikit-learn's second thread.
-The target is 3x. Measured on 2 cores of a server CPU, nothing else running, 2 repeats (24 November 2026,
-benchmarks/results/linear_probe.json): every strength 3.7 times as fast (2.8 s against 10.3 s), chosen strength 1.5
-times (1.4 s against 2.1 s: there scikit-learn's early stop does no harm). scikit-learn is taken at one
-thread, its faster.
+All take turns, `--repeats` times in one process, some ten minutes on 2 cores (`--cores 1`: two). Without --features:
+synthetic embeddings of the same shape. A short run leaves out the tolerances between the ends and scikit-learn's second
+thread, which makes it slower. The target is 3x, in both readings.
+
+Measured on 2 cores of an Intel Xeon, nothing else running, 2 repeats of `--cores 1 --tolerances 1e-4 1e-6 1e-7` (26
+November 2026, results/linear_probe.json): every strength 11 times as fast (0.43 s against 4.8 s; 7 times at our default
+tolerance), chosen strength 7.6 times (0.23 s against 1.7 s, 1.4 s at its best; there scikit-learn's early stop does no
+harm, and our default, 0.68 s, is 2.5 times as fast). Two threads for scikit-learn: 7.2 s for 1.9 s at 1e-4.
 """
 
 from __future__ import annotations
