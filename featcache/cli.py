@@ -326,6 +326,7 @@ def run_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: one a core.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Views a forward pass.")] = 64,
+    engine: Annotated[str, typer.Option(help="here, or ray: shards and searches are tasks of a cluster.")] = "here",
     adapters_dir: Folder = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done and what is left, and stop.")] = False,
 ) -> None:
@@ -334,7 +335,7 @@ def run_command(
     from featcache.commands.extracting import MachineOptions
 
     use(adapters_dir)
-    machine = MachineOptions(device=device, workers=workers, batch_size=batch_size)
+    machine = MachineOptions(device=device, workers=workers, batch_size=batch_size, engine=engine)
     plan_file.run(file, data=data, machine=machine, only_plan=plan)
 
 

@@ -33,9 +33,13 @@ class Ended(NamedTuple):
     """How many parts it wrote."""
 
 
-def at_once(commands: list[list[str]], home: Path) -> list[Ended]:
-    """Run the commands together, on a cache folder."""
+def at_once(commands: list[list[str]], home: Path, *, meet: bool = False) -> list[Ended]:
+    """Run the commands together, on a cache folder; `meet`: none goes on after its first part before all have one."""
     environment = {**os.environ, "FEATCACHE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    if meet:
+        log = home.with_suffix(".log")
+        log.write_text("")
+        environment |= {"CROWD_LOG": str(log), "CROWD_MEET": str(len(commands))}
     done = subprocess.run(
         [sys.executable, "-m", "tests.crowd", json.dumps(commands)],
         cwd=ROOT,
@@ -54,7 +58,9 @@ def as_ranks(arguments: list[str], home: Path, *, kill: str = "") -> tuple[int, 
     log = home.with_suffix(".log")
     log.write_text("")
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.crowd", "rank"]
-    environment = {**os.environ, "FEATCACHE_HOME": str(home), "CROWD_LOG": str(log), "CROWD_KILL": kill}
+    environment = {**os.environ, "FEATCACHE_HOME": str(home), "CROWD_LOG": str(log)}
+    if kill:
+        environment |= {"CROWD_KILL": kill, "CROWD_MEET": "2"}
     done = subprocess.run(
         [*start, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
@@ -73,11 +79,12 @@ def main() -> None:
     commands = json.loads(sys.argv[1])
     begin_read, begin_write = os.pipe()
     children = []
-    for command in commands:
+    for number, command in enumerate(commands):
         told_read, told_write = os.pipe()
         process = os.fork()
         if not process:
             os.close(begin_write)
+            os.environ["CROWD_RANK"] = str(number)
             os.read(begin_read, 1)  # returns once the parent has closed the other end: all begin together
             os.write(told_write, json.dumps(_one(command)).encode())
             os._exit(0)
@@ -127,12 +134,16 @@ def _one(command: list[str]) -> Ended:
 
 
 def _told(parts: int) -> None:
-    """Under torchrun: what this rank has done goes to the log, and perhaps it dies."""
-    rank, log = os.environ.get("RANK"), os.environ.get("CROWD_LOG")
-    if rank is None or log is None:
+    """What this process has done goes to the log; then it waits for the others, and perhaps it dies."""
+    if "CROWD_LOG" not in os.environ:
         return
-    with Path(log).open("a") as file:
+    rank, log = os.environ.get("RANK", os.environ.get("CROWD_RANK")), Path(os.environ["CROWD_LOG"])
+    with log.open("a") as file:
         file.write(f"wrote-{rank}\n")
+    others = [f"wrote-{number}" for number in range(int(os.environ.get("CROWD_MEET", "0")))]
+    until = time.monotonic() + 120
+    while not all(line in log.read_text() for line in others) and time.monotonic() < until:
+        time.sleep(0.01)
     if os.environ.get("CROWD_KILL") == f"{rank}:{parts}":
         os.kill(os.getpid(), signal.SIGKILL)
 

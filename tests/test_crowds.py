@@ -63,7 +63,7 @@ def content_in(home: Path) -> str:
 
 def test_two_extracts_of_one_store_share_the_work(pictures: Path, tmp_path: Path, alone_all: str) -> None:
     home = tmp_path / "home"
-    ended = at_once([[*command(pictures, "1,4"), "--all-train"]] * 2, home)
+    ended = at_once([[*command(pictures, "1,4"), "--all-train"]] * 2, home, meet=True)
     assert [item.code for item in ended] == [0, 0], ended
     assert content_in(home) == alone_all
     wrote = [item.parts for item in ended]
@@ -95,11 +95,11 @@ def test_ranks_share_the_work_and_one_that_dies_is_survived(pictures: Path, tmp_
     code, said, wrote = as_ranks(under, home, kill="0:2")
     assert code != 0, said
     assert wrote[0] == 2
+    assert wrote[1] >= 1
     assert len(list(home.glob("parts/*/*.part"))) >= 2
     assert not store_in(home).exists()
     code, said, wrote = as_ranks(under, home)
     assert code == 0, said
-    assert min(wrote) >= 1
     assert sum(wrote) < num_shards(pictures)  # what the first try had done is not done again
     assert content_in(home) == alone_all
     assert said.count("plan for pictures") == 1  # only the first rank speaks

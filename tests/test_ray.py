@@ -169,6 +169,32 @@ def test_searches_on_a_cluster_give_the_same_results(cluster: None, run: Run, ho
     assert len(commands) == 2
 
 
+def test_a_plan_on_a_cluster_is_the_plan_made_here(
+    cluster: None, run: Run, home: Path, pictures: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f"""
+        [extract]
+        datasets = ["folder:{pictures}"]
+        backbones = ["tiny"]
+        weights = "random:0"
+        shots = [1, 2]
+        seeds = [1, 2]
+        views = 1
+        [[fit]]
+        adapters = ["zero_shot", "gda"]
+        shots = [1, 2]
+        """
+    )
+    on_ray = run("run", plan, "--engine", "ray")
+    assert on_ray.code == 0, on_ray.err
+    again = run("run", plan)
+    assert again.code == 0, again.err
+    assert "4 of 4 searches are done already" in again.err
+    assert run("run", plan, "--engine", "torchrun").code == 2
+
+
 def test_a_search_that_cannot_be_is_named_and_the_others_go_on(
     cluster: None, run: Run, home: Path, tmp_path: Path
 ) -> None:

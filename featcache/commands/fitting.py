@@ -143,9 +143,10 @@ def _fitter(jobs: Sequence[Job], options: FitOptions) -> Callable[[Job], tuple[O
         return lambda job: fit_one(job, options)
     if options.engine != "ray":
         raise ConfigError(f"fit runs here or on ray; --engine {options.engine} is for extract")
-    from featcache.engines.fits_on_ray import FitsOnRay
+    from featcache.engines.fits_on_ray import FitsOnRay, Search
 
-    return FitsOnRay(jobs, options, command=sys.argv[1:], results=results_path()).fetch
+    made = FitsOnRay([Search(job, options) for job in jobs], command=sys.argv[1:], results=results_path())
+    return lambda job: made.fetch(jobs.index(job))
 
 
 def jobs_of(stores: Sequence[Path], options: FitOptions) -> list[Job]:

@@ -15,9 +15,11 @@ grid = ["alpha=0:1:0.1"]                # also prompts, classes, also, preset, e
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,13 +102,15 @@ def run(file: Path, *, data: Path | None, machine: MachineOptions, only_plan: bo
         _show_left(plans, content.fits)
         return
     incomplete = [(plan.store.stem, (source, plan)) for source, plan in plans if not plan.complete]
+    if machine.engine == "torchrun":
+        raise ConfigError("a plan runs here or on ray; under torchrun extract first, then run the plan here")
     engine = engine_named(machine.engine)
     failed = attempt(incomplete, lambda pair: extract_one(pair[0], pair[1], machine, engine))
     steps = _steps([plan.store for _, plan in plans if plan.store.stem not in failed], content.fits)
     left = [step for step in steps if step.done is None]
     console.note(f"{len(steps) - len(left)} of {len(steps)} searches are done already")
     try:
-        failed += attempt([(step.job.name, step) for step in left], _carry_out)
+        failed += _carry_out_all(left, machine.engine)
     finally:
         ids = [found for step in steps if (found := _done(step.job_id)) is not None]
         reporting.show_means(records.summaries(results_path(), ids=ids)[::-1])
@@ -164,14 +168,30 @@ def _done(job_id: str) -> int | None:
     return records.done_job(results_path(), job_id) if job_id else None
 
 
-def _carry_out(step: _Step) -> None:
-    if step.hindrance:
-        raise InputError(step.hindrance)
-    if _done(step.job_id) is not None:  # by another process that carries out the same plan
-        console.note(f"{step.job.name}: done meanwhile")
-        return
-    outcome, _ = fit_one(step.job, step.options, step.job_id)
-    reporting.show(outcome)
+def _carry_out_all(steps: Sequence[_Step], engine: str) -> list[str]:
+    """The names of the searches that failed, those that cannot be as things are among them."""
+    able = [step for step in steps if not step.hindrance]
+    fetch = {}
+    if engine == "ray" and able:
+        from featcache.engines.fits_on_ray import FitsOnRay, Search
+
+        searches = [Search(step.job, step.options, step.job_id) for step in able]
+        made = FitsOnRay(searches, command=sys.argv[1:], results=results_path())
+        fetch = {id(step): partial(made.fetch, number) for number, step in enumerate(able)}
+
+    def carry_out(step: _Step) -> None:
+        if step.hindrance:
+            raise InputError(step.hindrance)
+        if id(step) in fetch:
+            outcome, _ = fetch[id(step)]()
+        elif _done(step.job_id) is not None:  # by another process that carries out the same plan
+            console.note(f"{step.job.name}: done meanwhile")
+            return
+        else:
+            outcome, _ = fit_one(step.job, step.options, step.job_id)
+        reporting.show(outcome)
+
+    return attempt([(step.job.name, step) for step in steps], carry_out)
 
 
 def _trainable(stores: Sequence[Path]) -> list[Path]:

@@ -35,31 +35,45 @@ class _Made(NamedTuple):
     """Whether the fault is a setting's."""
 
 
+class Search(NamedTuple):
+    """One search to make."""
+
+    job: Job
+    options: FitOptions
+    job_id: str = ""
+    """What a plan knows it by."""
+
+
 class FitsOnRay:
     """Searches under way on a cluster."""
 
-    def __init__(self, jobs: Sequence[Job], options: FitOptions, *, command: Sequence[str], results: Path) -> None:
+    def __init__(self, searches: Sequence[Search], *, command: Sequence[str], results: Path) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray = self._ray = connected()
-        device = "cuda" if options.device == "auto" and ray.cluster_resources().get("GPU") else options.device
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._clerk = ray.remote(_Clerk).options(num_cpus=0, scheduling_strategy=here).remote(results, list(command))
         # A search that died and is tried again is a new one to the clerk: what it had chosen before counts for nothing.
-        task = ray.remote(_search).options(max_retries=3, **resources(device.partition(":")[0], 1))
-        folders = registry.user_folders()
-        self._running = {job: task.remote(job, origin_of(job.store), options, folders, self._clerk) for job in jobs}
+        task, folders = ray.remote(_search), registry.user_folders()
+        self._running = [
+            task.options(max_retries=3, **resources(self._device(search.options.device), 1)).remote(
+                search, origin_of(search.job.store), folders, self._clerk
+            )
+            for search in searches
+        ]
 
-    def fetch(self, job: Job) -> tuple[Outcome, int]:
-        """Wait for one search; raises what it raised."""
+    def _device(self, asked: str) -> str:
+        """The kind of device a search is to have."""
+        if asked == "auto":
+            return "cuda" if self._ray.cluster_resources().get("GPU") else "cpu"
+        return asked.partition(":")[0]
+
+    def fetch(self, number: int) -> tuple[Outcome, int]:
+        """Wait for one of the searches, by its place among them; raises what it raised."""
         try:
-            made: _Made = self._ray.get(self._running[job])
+            made: _Made = self._ray.get(self._running[number])
         except self._ray.exceptions.RayError as error:
             raise InputError(f"the search failed on the cluster: {last_line(error)}") from error
-        except KeyboardInterrupt:
-            for running in self._running.values():
-                self._ray.cancel(running)
-            raise
         if made.outcome is None:
             raise ConfigError(made.fault) if made.of_setting else InputError(made.fault)
         return made.outcome, made.result
@@ -72,11 +86,11 @@ class _Clerk:
         self.results = results
         self.command = command
 
-    def record(self, outcome: Outcome, result: int | None) -> int:
+    def record(self, outcome: Outcome, result: int | None, job_id: str) -> int:
         """The result's id; None: a new one."""
         from featcache.results import Recorder
 
-        recorder = Recorder(self.results, self.command)
+        recorder = Recorder(self.results, self.command, job_id)
         recorder.search_id = result
         recorder(outcome)
         assert recorder.search_id is not None
@@ -92,15 +106,15 @@ class _Clerk:
             return str(error)
 
 
-def _search(job: Job, origin: str | None, options: FitOptions, folders: Sequence[Path], clerk: Any) -> _Made:
+def _search(search: Search, origin: str | None, folders: Sequence[Path], clerk: Any) -> _Made:
     """On a worker: one search."""
     from featcache.commands.fitting import searched
 
-    result: int | None = None
+    job, result = search.job, None
 
     def record(outcome: Outcome) -> None:
         nonlocal result
-        result = _ask(clerk.record, outcome, result)
+        result = _ask(clerk.record, outcome, result, search.job_id)
 
     try:
         for folder in folders:
@@ -110,7 +124,7 @@ def _search(job: Job, origin: str | None, options: FitOptions, folders: Sequence
         learnt_for = partial(_learnt_for, clerk)
         outcome = searched(
             job,
-            options,
+            search.options,
             record=record,
             learnt_for=learnt_for,
             keep_in=None,  # that folder is another machine's; `export` fits what is not kept again

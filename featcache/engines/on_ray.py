@@ -71,24 +71,22 @@ class OnRay:
         with Sharing(plan) as sharing:
 
             def do(shards: Iterator[int]) -> None:
+                # Tasks that are left when one fails are not cancelled: Ray (2.60) aborts the process where one ends at
+                # that moment. They end by themselves, and nobody fetches what they give.
                 running: dict[Any, int] = {}
-                try:
-                    while True:
-                        while len(running) < 2 * slots(asked):
-                            shard = next(shards, None)
-                            if shard is None:
-                                break
-                            items = [sharing.shards[index] for index in sharing.shards.images(shard)]
-                            running[task.remote(work, items, encoder, machine)] = shard
-                        if not running:
-                            return
-                        done, _ = ray.wait(list(running), num_returns=1)
-                        part = _result(ray, done[0])
-                        sharing.put(running.pop(done[0]), part)
-                        progress(sum(map(len, (part.row, part.unreadable))))
-                finally:
-                    for left in running:
-                        ray.cancel(left)
+                while True:
+                    while len(running) < 2 * slots(asked):
+                        shard = next(shards, None)
+                        if shard is None:
+                            break
+                        items = [sharing.shards[index] for index in sharing.shards.images(shard)]
+                        running[task.remote(work, items, encoder, machine)] = shard
+                    if not running:
+                        return
+                    done, _ = ray.wait(list(running), num_returns=1)
+                    part = _result(ray, done[0])
+                    sharing.put(running.pop(done[0]), part)
+                    progress(sum(map(len, (part.row, part.unreadable))))
 
             sharing.divide(do, begin=0.0, wait=True, progress=progress)
             return sharing.shared

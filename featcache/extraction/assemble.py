@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.extraction.held import without
 from featcache.extraction.parts import Part
 from featcache.extraction.plan import Plan
 from featcache.prompts import TextSet
@@ -49,7 +50,7 @@ def _split(plan: Plan, split: str, old: Store | None) -> SplitContents:
     before = {} if old is None or split in plan.request.damage.lists else old.missing(split)
     others = np.setdiff1d(np.array(list(before), dtype=np.int64), plan.rows[split]).tolist()
     missing = {row: before[row] for row in others} | plan.unreadable[split]
-    rows = np.setdiff1d(plan.rows[split], np.array(list(missing), dtype=np.int64))
+    rows = without(plan.rows[split], missing)
     found = _Found(plan, split, rows, old, parts)
     runs = _runs(plan, found) if plan.layout == "virtual" else None
     return SplitContents(
@@ -119,7 +120,7 @@ class _Found:
                 continue  # rows of a part ascend
             inside = np.flatnonzero(np.isin(part.row, rows) & (part.view < self.num_views))
             if len(inside):
-                yield index, inside, np.searchsorted(rows, part.row[inside]), part.view[inside]
+                yield index, inside, np.searchsorted(rows, part.row[inside]), part.view[inside].astype(np.int64)
 
     def pieces(self, names: list[str]) -> Iterator[Run]:
         """Every embedding as a run of one or more, in order; `names` are the parts' files beside the store."""

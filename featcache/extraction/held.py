@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from featcache.errors import StoreError
 from featcache.extraction.parts import Part
 from featcache.store import Store
 from featcache.store.damage import Damage
+from featcache.store.reading import BLOCK_ROWS
 
 MAX_VIEWS = 2**20
 """More than any image has."""
@@ -34,8 +35,8 @@ class Held:
         """Paths of images that differ from those that were encoded."""
         self._manifest = manifest
         self._split = split
-        self._num_views = np.zeros(len(manifest.splits[split].path), dtype=np.int64)  # in the store, by row
-        self._pairs: list[NDArray[np.int64]] = []  # those in each part
+        self._num_views = np.zeros(len(manifest.splits[split].path), dtype=np.int32)  # in the store, by row
+        self._parts: list[Part] = []
         self._unreadable: dict[int, str] = {}
 
     def add_store(self, store: Store, damage: Damage) -> None:
@@ -46,19 +47,20 @@ class Held:
         moved = store.provenance.get("place", "") != self._manifest.reader.place
         written = 0 if moved else store.path.stat().st_mtime_ns  # 0: the images are newer, so their bytes are compared
         rows = store.rows(self._split)
-        if self._split in damage.rows:
-            positions = np.flatnonzero(~np.isin(rows, damage.rows[self._split]))
-            rows, source = rows[positions], store.gather(self._split, "source", positions)
-        else:
-            source = store.array(self._split, "source", slice(None))
-        stale = self._stale(rows, source, written)
+        sound = ~np.isin(rows, damage.rows.get(self._split, ()))
+        found = []
+        for start in range(0, len(rows), BLOCK_ROWS) if isinstance(self._manifest.reader, Watched) else ():
+            positions = start + np.flatnonzero(sound[start : start + BLOCK_ROWS])
+            found.append(self._stale(rows[positions], store.gather(self._split, "source", positions), written))
+        stale = np.concatenate([np.zeros(0, dtype=np.int64), *found])
         if moved and 2 * len(stale) > len(rows):  # where most are the same, it was moved, and some changed since
             raise StoreError(
                 f"the store {store.name} was made from files of the same names in another folder, and {len(stale)} of "
                 f"{len(rows)} {self._split} images differ, first {self._path(int(stale[0]))}; give the store of these "
                 f"ones a --name of its own, or remove the other with `featcache cache rm {store.name}`"
             )
-        self._num_views[np.setdiff1d(rows, stale)] = store.num_views(self._split)
+        self._num_views[rows[sound]] = store.num_views(self._split)
+        self._num_views[stale] = 0
         if self._split not in damage.lists:
             self._add_unreadable(store.missing(self._split), written)
 
@@ -72,7 +74,7 @@ class Held:
 
     def add_part(self, part: Part) -> None:
         """Take in a part's rows."""
-        self._pairs.append(_pairs(part.row, part.view))
+        self._parts.append(part)
         self._add_unreadable(part.unreadable, part.written_ns)
 
     def adds(self, part: Part, rows: NDArray[np.int64], num_views: int) -> bool:
@@ -82,19 +84,22 @@ class Held:
 
     def unreadable_among(self, rows: NDArray[np.int64]) -> dict[int, str]:
         """Which of the rows are known to have no readable image, with the reason."""
+        if not self._unreadable:
+            return {}
         known = np.intersect1d(rows, np.array(list(self._unreadable), dtype=np.int64))
-        held = (self._num_views[known] > 0) | np.isin(known, self._in_parts() // MAX_VIEWS)
+        held = self._num_views[known] > 0
+        for part in self._parts:
+            held |= np.isin(known, part.row)
         return {row: self._unreadable[row] for row in known[~held].tolist()}
 
     def missing(self, rows: NDArray[np.int64], num_views: int) -> Missing:
         """The rows' views that are neither in the store nor in a part."""
-        row, view = np.repeat(rows, num_views), np.tile(np.arange(num_views), len(rows))
-        lacking = (view >= self._num_views[row]) & ~np.isin(_pairs(row, view), self._in_parts())
-        return Missing(row[lacking], view[lacking])
-
-    def _in_parts(self) -> NDArray[np.int64]:
-        """The pairs of all parts."""
-        return np.concatenate([np.zeros(0, dtype=np.int64), *self._pairs])
+        lacking = self._num_views[:, None] <= np.arange(num_views)  # of every image of the data set
+        for part in self._parts:
+            asked = part.view < num_views
+            lacking[part.row[asked], part.view[asked]] = False
+        row, view = np.nonzero(lacking[rows])
+        return Missing(rows[row], view.astype(np.int64))
 
     def _add_unreadable(self, reasons: Mapping[int, str], written_ns: int) -> None:
         """Note images that could not be read, save those that have been touched since: they may be mended."""
@@ -104,9 +109,9 @@ class Held:
 
     def _stale(self, rows: NDArray[np.int64], source: NDArray[np.uint64], written_ns: int) -> NDArray[np.int64]:
         """The rows whose image file has another size, or is newer than what was written and has other bytes."""
+        stale: list[int] = []
         if not isinstance(self._manifest.reader, Watched):
-            return np.zeros(0, dtype=np.int64)
-        stale = []
+            return np.array(stale, dtype=np.int64)
         for row, (size, content) in zip(rows.tolist(), source.tolist(), strict=True):
             status = self._status(row)
             same = status.size_bytes == size
@@ -125,6 +130,12 @@ class Held:
         return self._manifest.splits[self._split].path[row]
 
 
-def _pairs(row: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(row, view) as one number."""
-    return row * MAX_VIEWS + view
+def without(rows: NDArray[np.int64], left_out: Iterable[int]) -> NDArray[np.int64]:
+    """The rows that are not left out."""
+    gone = np.array(list(left_out), dtype=np.int64)
+    return rows[~np.isin(rows, gone)] if len(gone) else rows
+
+
+def both(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of two ascending lists, ascending; the usual case, where they are the same, takes no memory."""
+    return rows if np.array_equal(rows, others) else np.union1d(rows, others)

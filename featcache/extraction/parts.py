@@ -31,9 +31,9 @@ class Part:
 
     path: Path
     split: str
-    row: NDArray[np.int64]
+    row: NDArray[np.integer[Any]]
     """(K,) manifest rows."""
-    view: NDArray[np.int64]
+    view: NDArray[np.integer[Any]]
     """(K,) view numbers."""
     unreadable: Mapping[int, str]
     """Manifest rows whose image could not be read, with the reason."""
@@ -154,12 +154,17 @@ def _read_index(path: Path, key: str) -> Part | None:
         return Part(
             path=path,
             split=file.attrs["split"],
-            row=file["row"][:],
-            view=file["view"][:],
+            row=_compact(file["row"][:]),
+            view=_compact(file["view"][:]),
             unreadable=dict(zip(file["unreadable/row"][:].tolist(), reasons, strict=True)),
             written_ns=written_ns,
             place=str(file.attrs["place"]),
         )
+
+
+def _compact(values: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
+    """The numbers in 4 bytes each where they fit: the indices of all parts are in memory at once."""
+    return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
 
 
 def _content(path: Path) -> bytes | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.backbones import Identity
 from featcache.datasets import Manifest
 from featcache.errors import ConfigError, StoreError
-from featcache.extraction.held import MAX_VIEWS, Held, Missing
+from featcache.extraction.held import MAX_VIEWS, Held, Missing, both, without
 from featcache.extraction.parts import Part, read_parts
 from featcache.fewshot import draw
 from featcache.prompts import DEFAULT, SHIPPED, PromptSet, prompt_set, remade
@@ -169,7 +169,7 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
             texts = _texts(manifest, identity, request, store)
             for split in rows:
                 held[split].add_store(store, request.damage)
-                rows[split] = np.union1d(rows[split], store.rows(split))
+                rows[split] = both(rows[split], store.rows(split))
                 num_views[split] = max(num_views[split], store.num_views(split))
     if (stored_layout, request.layout) == ("whole", "virtual") and stored:
         raise ConfigError(
@@ -183,7 +183,7 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
     for part in parts:
         held[part.split].add_part(part)
     unreadable = {split: held[split].unreadable_among(rows[split]) if request.skip_unreadable else {} for split in rows}
-    readable = {split: np.setdiff1d(rows[split], list(unreadable[split])).astype(np.int64) for split in rows}
+    readable = {split: without(rows[split], unreadable[split]) for split in rows}
     return Plan(
         manifest=manifest,
         request=request,

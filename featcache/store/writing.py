@@ -203,7 +203,7 @@ def _write_text(group: h5py.Group, text: TextSet) -> None:
 
 def _write_split(file: h5py.File, name: str, split: SplitContents, contents: Contents) -> None:
     manifest = file.create_group(f"manifest/{name}")
-    _put(manifest, "path", _fixed(split.path), compress=True)
+    _put_paths(manifest, split.path)
     _put(manifest, "label", split.label.astype(np.int32), compress=True)
     group = file.create_group(name)
     _put(group, "row", split.row.astype(np.int64))
@@ -243,6 +243,19 @@ def _put(group: h5py.Group, name: str, values: NDArray[Any], *, compress: bool =
     if compress and values.size:
         options |= {"compression": "gzip", "compression_opts": 4, "shuffle": True}
     group.create_dataset(name, data=values, **options)
+
+
+def _put_paths(group: h5py.Group, paths: Sequence[str]) -> None:
+    """As `_put`, a block at a time: a data set may have a million."""
+    if not paths:
+        _put(group, "path", _fixed(paths))
+        return
+    longest = max(max(len(path.encode()) for path in paths), 1)
+    options = {"fletcher32": True, "chunks": True, "compression": "gzip", "compression_opts": 4, "shuffle": True}
+    stored = group.create_dataset("path", shape=(len(paths),), dtype=h5py.string_dtype("utf-8", longest), **options)
+    for start in range(0, len(paths), 65536):
+        block = [path.encode() for path in paths[start : start + 65536]]
+        stored[start : start + len(block)] = np.array(block, dtype=stored.dtype)
 
 
 def _fixed(strings: Iterable[str]) -> NDArray[np.bytes_]:
