@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -50,6 +51,13 @@ def main() -> None:
         if _debug:
             raise
         failure = str(error)
+        console.fail(failure)
+        sys.exit(2)
+    except OSError as error:
+        # Wherever a path is first looked for: one that is too long for a name, or in a folder not open to the user.
+        if _debug or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
+            raise
+        failure = f"cannot use the path {str(error.filename)!r}: {error.strerror}"
         console.fail(failure)
         sys.exit(2)
     finally:

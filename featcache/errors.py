@@ -31,15 +31,15 @@ class InputError(FeatcacheError, ValueError):
 
 
 class UnknownNameError(InputError):
-    """A name that nothing answers to; the message lists the known ones."""
+    """A name that nothing answers to; the message lists the known ones, and ends in `hint`, where there is one."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         self.name = name
         self.known = sorted(known)
         close = get_close_matches(name, self.known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        meant = f" (did you mean {close[0]}?)" if close else ""
         listed = ", ".join(self.known) if self.known else "none"
-        super().__init__(f"unknown {kind} {name!r}{hint}; known: {listed}")
+        super().__init__(f"unknown {kind} {name!r}{meant}; known: {listed}" + (f"; {hint}" if hint else ""))
 
 
 class DataError(InputError):

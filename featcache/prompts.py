@@ -101,7 +101,7 @@ def prompt_set(name: str, classes: Sequence[str], class_ids: Sequence[str], *, t
             f"and underscore, and none of {', '.join((DEFAULT, *SHIPPED))}"
         )
     if file.suffix == ".txt":
-        return from_templates(file.stem, _templates(file), classes)
+        return _from_file(file, classes)
     return _from_descriptions(file.stem, file, classes, class_ids)
 
 
@@ -172,6 +172,13 @@ def mean_classifier(weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float3
     return unit
 
 
+def _from_file(file: Path, classes: Sequence[str]) -> PromptSet:
+    try:
+        return from_templates(file.stem, _templates(file), classes)
+    except ConfigError as error:
+        raise ConfigError(f"the prompt file {file}: {error}") from error
+
+
 def _templates(file: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in _read(file).splitlines()]
     templates = tuple(line for line in lines if line and not line.startswith("#"))
@@ -181,8 +188,9 @@ def _templates(file: Path) -> tuple[str, ...]:
 
 
 def _from_descriptions(name: str, file: Path, classes: Sequence[str], class_ids: Sequence[str]) -> PromptSet:
+    text = _read(file)
     try:
-        content = json.loads(_read(file), object_pairs_hook=_Pairs)
+        content = json.loads(text, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
         raise DataError(f"the prompt file {file} is not JSON: {error}") from error
     found = _by_class(content, file, classes, class_ids)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 
-from featcache.errors import ConfigError, StoreError
+from featcache.errors import ConfigError, StoreError, UnknownNameError
 from featcache.loading import class_range, load_frozen, load_rows
 from featcache.ops import cosine_logits
 from featcache.selection import Score, score
@@ -19,6 +21,9 @@ from featcache.store.places import list_stores, resolve
 from featcache.task import Frozen, Method, Params
 from featcache.text_sources import sources_of
 from featcache.training import predict
+
+_OF_BACKBONE: Final = ("--backbone", "--weights", "--precision", "--style")
+"""Of the command that made a store, what another data set's store must share to be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,8 @@ def find(asked: str, store: Store) -> tuple[Store, str]:
     name, part = (name, part) if name and part in ("base", "new") else (asked, "all")
     try:
         return Store(_store_of(name, store) or resolve(name)), part
+    except UnknownNameError as error:
+        raise UnknownNameError("store", error.name, error.known, hint=_how_to_have(name, store)) from error
     except FileNotFoundError as error:  # removed just now
         raise StoreError(f"the store of {name} is gone: {error}") from error
 
@@ -128,6 +135,16 @@ def evaluate(place: Target, fitted: Sequence[Fitted], frozen: Frozen, *, text_se
         ),
         zero_shot=zero_shot,
     )
+
+
+def _how_to_have(dataset: str, source: Store) -> str:
+    """The command for a data set's store with the source's backbone; an import does not say how its own was made."""
+    typed = shlex.split(str(source.provenance.get("command", "")))
+    kept = [word for pair in pairwise(typed) if pair[0] in _OF_BACKBONE for word in pair]
+    if "--backbone" not in kept:
+        return ""
+    command = shlex.join(["featcache", "extract", "--dataset", dataset, *kept])
+    return f"a data set needs a store with the backbone of {source.name}, which `{command}` makes"
 
 
 def _store_of(dataset: str, source: Store) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from featcache import backbones
 from featcache.backbones import Backbone, building, hub
@@ -205,6 +207,7 @@ def test_random_weights_need_a_seed(home: Path, weights: str) -> None:
         ("RN50", "yfcc15m", "RN50-quickgelu"),
         ("RN50-gelu", "openai", "RN50-quickgelu"),
         ("ViT-L/14/dfn2b", None, "ViT-L-14-quickgelu"),
+        ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "ViT-B-32"),  # listed under the other name alone
     ],
 )
 def test_the_wrong_activation_is_refused_before_any_download(
@@ -334,7 +337,9 @@ class RunsCode:
 def test_no_checkpoint_runs_code(home: Path, tmp_path: Path, zipped: bool) -> None:
     file, mark = tmp_path / "a.pt", tmp_path / "mark"
     torch.save({"state_dict": {"x": RunsCode(mark)}}, file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(DataError, match=r"do not load into tiny: torch\.load\(weights_only=True\).*safetensors"):
+    with pytest.raises(
+        DataError, match=r"not load into tiny: they are no plain tensors.*weights_only=True.*safetensors"
+    ):
         _ = Backbone("tiny", str(file)).identity
     assert not mark.exists()
 
@@ -481,6 +486,19 @@ def test_offline_what_is_here_is_listed(home: Path, no_hub: Path, folder: Path) 
     with pytest.raises(UnknownNameError, match=f"unknown weights of ViT-B-32 'laion'.*{here}"):
         _ = Backbone("ViT-B-32", "laion").identity
     assert not home.exists()
+
+
+def test_a_hub_that_does_not_answer_is_said_once(
+    home: Path, no_hub: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        logging.getLogger("huggingface_hub").warning("Retrying in 1s [Retry 1/5].")
+        raise LocalEntryNotFoundError("its own words")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
+    with pytest.raises(DataError, match=r"\(the hub does not answer, or HF_HUB_OFFLINE is set\); check the name"):
+        _ = Backbone("RN50").identity
+    assert not caplog.records, "the client's log of its own retries is no message to users"
 
 
 def test_a_half_cached_repository_is_not_here(home: Path, no_hub: Path, folder: Path) -> None:

@@ -364,7 +364,7 @@ def test_folder_faults(class_folder: Path, tmp_path: Path) -> None:
         datasets.load(f"folder:{tmp_path / 'none'}", data=None)
     with pytest.raises(DataError, match="no folder at ''"):
         datasets.load("folder:", data=None)
-    with pytest.raises(DataError, match="has 0 class folders"):
+    with pytest.raises(DataError, match=r"has no class folder, and \d+ images that lie in none"):
         datasets.load(f"folder:{class_folder / 'cat'}", data=None)
     (class_folder / "axolotl").mkdir()
     with pytest.raises(DataError, match=r"a class with no images: .*axolotl"):
@@ -376,8 +376,26 @@ def test_folder_faults(class_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"axolotl holds folders \(inner"):
         load()
     put_image(class_folder / "axolotl" / "inner" / "2.png")
-    with pytest.raises(DataError, match=r"has 1 class folders \(inner\)"):
+    with pytest.raises(DataError, match="has 1 class folder, inner, and 1 images that lie in none"):
         datasets.load(f"folder:{class_folder / 'axolotl'}", data=None)
+
+
+def test_names_that_only_capitals_tell_apart(tmp_path: Path) -> None:
+    for path in ("Big_Dog/1.png", "Big_Dog/2.png", "big dog/1.png", "big dog/2.png"):
+        put_image(tmp_path / path)
+    with pytest.raises(
+        DataError, match=r"are both called 'big dog' in prompts, .* give other names: --classnames FILE"
+    ):
+        datasets.load(f"folder:{tmp_path}", data=None)
+
+
+def test_a_path_without_its_kind_is_told_how_it_is_written(class_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=rf"unknown data set .*write folder:{class_folder}$"):
+        datasets.load(str(class_folder), data=None)
+    table = tmp_path / "images.csv"
+    table.write_text("path,label\n")
+    with pytest.raises(UnknownNameError, match=rf"write csv:{table}$"):
+        datasets.load(str(table), data=None)
 
 
 def test_class_that_train_lacks(tmp_path: Path) -> None:

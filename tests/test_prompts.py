@@ -107,8 +107,9 @@ def test_unusable_files_are_refused(tmp_path: Path, name: str, content: str, say
 
 
 def test_an_absent_file_and_an_unknown_name() -> None:
-    with pytest.raises(DataError, match="there is no prompt file"):
-        made("nowhere.txt")
+    for name in ("nowhere.txt", "nowhere.json"):
+        with pytest.raises(DataError, match=r"^there is no prompt file"):
+            made(name)
     with pytest.raises(UnknownNameError, match="paper-7"):
         made("paper7")
 

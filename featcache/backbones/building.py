@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbones.clip import open_clip_module, quiet
+from featcache.backbones.clip import open_clip_module
 from featcache.backbones.files import Files, check_loads_safely, model_config
 from featcache.backbones.names import FOLDER, Choice
 from featcache.errors import ConfigError, DataError
+from featcache.quieting import quiet
 
 if TYPE_CHECKING:
     import torch

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +18,3 @@ def open_clip_module() -> Any:
     if "tiny" not in open_clip.list_models():
         open_clip.add_model_config(BUNDLED_FOLDER / "tiny.json")
     return open_clip
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """open_clip warns through logging that weights are random or not loaded yet, which is what was asked of it."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -47,8 +47,8 @@ class UnknownWeightsError(UnknownNameError):
 
     def __init__(self, architecture: str, weights: str) -> None:
         tags = open_clip_module().list_pretrained_tags_by_model(architecture)
-        super().__init__(f"weights of {architecture}", weights, [*tags, "a checkpoint file", "random:SEED"])
-        self.args = (f"{self}; {hub.on_this_machine()}",)
+        known = [*tags, "a checkpoint file", "random:SEED"]
+        super().__init__(f"weights of {architecture}", weights, known, hint=hub.on_this_machine())
 
 
 def locate(choice: Choice) -> Files:
@@ -101,9 +101,9 @@ def check_loads_safely(checkpoint: Path, architecture: str) -> None:
         torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=is_zip or None)
     except Exception as error:  # torch raises whatever the bytes provoke
         raise DataError(
-            f"the weights {checkpoint} do not load into {architecture}: torch.load(weights_only=True) says "
-            f"{type(error).__name__}: {str(error)[:300]}; if they are sound, save their state_dict as safetensors "
-            "where you trust them"
+            f"the weights {checkpoint} do not load into {architecture}: they are no plain tensors, or damaged "
+            f"({type(error).__name__} of torch.load with weights_only=True), and nothing else in a file is run; if "
+            "they are sound, save their state_dict as safetensors where you trust them"
         ) from error
 
 
@@ -148,9 +148,12 @@ def _only_weights(folder: Path) -> Path:
 def _of_tag(architecture: str, tag: str) -> Files:
     open_clip = open_clip_module()
     entry = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
-    if not entry:
+    # open_clip lists some tags under one of an architecture's two activations alone.
+    other = architecture.removesuffix(QUICK) if architecture.endswith(QUICK) else f"{architecture}{QUICK}"
+    of_other = {} if entry else open_clip.pretrained.get_pretrained_cfg(other, tag)
+    if not entry and not of_other:
         raise UnknownWeightsError(architecture, tag)
-    right = hub.right_activation(architecture, entry)
+    right = hub.right_activation(architecture, entry) if entry else other
     if right != architecture:
         raise ConfigError(
             f"{architecture} with weights {tag} has the wrong activation, which silently shifts every embedding; "

@@ -8,6 +8,7 @@ from typing import Any
 from featcache.backbones.clip import open_clip_module
 from featcache.backbones.names import HUB, OPENAI, QUICK, REPOSITORY
 from featcache.errors import DataError
+from featcache.quieting import quiet
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_pytorch_model.bin"
@@ -40,13 +41,14 @@ def fetched(repository: str, file: str, revision: str | None = None) -> Path:
         return found
     for candidate in _candidates(file):
         try:
-            return Path(hf_hub_download(repository, candidate, revision=revision))
+            with quiet():  # the client logs each of its retries; what comes of them is said once
+                return Path(hf_hub_download(repository, candidate, revision=revision))
         except LocalEntryNotFoundError as error:  # the hub does not answer: another name would not help
-            raise _not_fetched(repository, candidate, error) from error
+            raise _not_fetched(repository, candidate, "the hub does not answer, or HF_HUB_OFFLINE is set") from error
         except EntryNotFoundError:
             continue
         except Exception as error:  # the hub's client raises a tree of its own, and its transport's beside it
-            raise _not_fetched(repository, candidate, error) from error
+            raise _not_fetched(repository, candidate, f"{type(error).__name__}: {str(error)[:300]}") from error
     raise DataError(f"the repository {repository} has no {' nor '.join(_candidates(file))}; {on_this_machine()}")
 
 
@@ -105,8 +107,8 @@ def _candidates(file: str) -> tuple[str, ...]:
     return (f"{stem}{dot}safetensors", file) if ending in ("bin", "pth") else (file,)
 
 
-def _not_fetched(repository: str, file: str, error: Exception) -> DataError:
+def _not_fetched(repository: str, file: str, reason: str) -> DataError:
     return DataError(
-        f"cannot download {file} of {repository} ({type(error).__name__}: {str(error)[:300]}); check the name and the "
-        f"connection, or give a checkpoint file with --weights FILE; {on_this_machine()}"
+        f"cannot download {file} of {repository} ({reason}); check the name and the connection, or give a checkpoint "
+        f"file with --weights FILE; {on_this_machine()}"
     )

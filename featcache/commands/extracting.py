@@ -124,8 +124,8 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Eng
     seconds = time.perf_counter() - start
     with Store(plan.store) as store:
         for split in store.splits:
-            for row, reason in store.missing(split).items():
-                console.warn(f"left out {split} {store.paths(split)[row]}: {reason}")
+            for reason in store.missing(split).values():
+                console.warn(f"left out of {split}: {reason}")
     done = f"{plan.num_embeddings:,} embeddings, {console.seconds(seconds)}"
     if plan.num_missing:
         done += f" ({plan.num_images / seconds:,.0f} images/s, {plan.num_missing / seconds:,.0f} embeddings/s)"

@@ -6,6 +6,7 @@ Neither torch nor open_clip is imported: loader processes and the planning step 
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Final
 
@@ -52,13 +53,22 @@ def load(name: str, *, data: Path | None, template: str | None = None, classname
     elif name in CATALOGUE:
         manifest = CATALOGUE[name].manifest(name, data)
     else:
-        raise UnknownNameError("data set", name, [*known(), *(f"{kind}:{what}" for kind, (_, what) in OWN.items())])
+        own = [f"{kind}:{what}" for kind, (_, what) in OWN.items()]
+        raise UnknownNameError("data set", name, [*known(), *own], hint=_own_name(name))
     if classnames is not None:
         manifest = dataclasses.replace(manifest, classes=_read_names(classnames, len(manifest.classes), name))
     if template is not None:
         manifest = dataclasses.replace(manifest, template=template)
     check_template(manifest.template)
     return dataclasses.replace(manifest, classes=_prompt_names(manifest.classes, manifest.ids, name))
+
+
+def _own_name(name: str) -> str:
+    """How the user's own data, typed without what stands before the colon, would be written."""
+    if os.path.isdir(name):  # noqa: PTH112 (pathlib's raises for a name too long to be one)
+        return f"{name} is a folder: for one with a folder a class, write folder:{name}"
+    is_file = os.path.isfile(name)  # noqa: PTH113
+    return f"{name} is a file: for a table of images, write csv:{name}" if is_file else ""
 
 
 def _read_names(file: Path, num_classes: int, dataset: str) -> tuple[str, ...]:
@@ -75,17 +85,21 @@ def _read_names(file: Path, num_classes: int, dataset: str) -> tuple[str, ...]:
 
 
 def _prompt_names(names: tuple[str, ...], ids: tuple[str, ...], dataset: str) -> tuple[str, ...]:
-    """Names as prompts use them. Raises DataError for an empty one, and, without ids, for two that come out alike."""
+    """Names as prompts use them. Raises DataError for an empty one, and, without ids, for two that come out alike.
+
+    Capitals tell none apart: CLIP's tokenizer makes them small.
+    """
     prompt_names = tuple(" ".join(name.replace("_", " ").split()) for name in names)
     first: dict[str, int] = {}
     for index, name in enumerate(prompt_names):
         check_unicode(name)
         if not name:
             raise DataError(f"class {index} of {dataset} has an empty name")
-        if name in first and not ids:
+        other = first.setdefault(name.lower(), index)
+        if other != index and not ids:
             raise DataError(
-                f"classes {first[name]} and {index} of {dataset} are both called {name!r} in prompts, so no text can "
-                "tell them apart; rename one, or give other names with a file of class names"
+                f"classes {other} and {index} of {dataset} are both called {name.lower()!r} in prompts, which CLIP "
+                "reads without capitals, so no text can tell them apart; rename one, or give other names: "
+                "--classnames FILE"
             )
-        first[name] = index
     return prompt_names

@@ -198,12 +198,16 @@ def _safe_parts(member: _Member, archive: Path) -> tuple[str, ...]:
     """The parts of the member's path. Raises DataError unless it is a file or folder that stays inside."""
     if member.kind not in ("file", "folder"):
         raise DataError(
-            f"{archive} holds {member.path}, which is {member.kind}; only files and folders are unpacked, so it was not"
+            f"{archive} holds {member.path}, which is {member.kind}; only files and folders are unpacked, so it was "
+            "not: remove it and get a sound copy"
         )
     # Windows' rules are the stricter ones and cover POSIX: both separators, drives, shares.
     strict = PureWindowsPath(member.path)
     if strict.anchor or ".." in strict.parts or "\0" in member.path:
-        raise DataError(f"{archive} holds {member.path!r}, a path that leaves its folder; it was not unpacked")
+        raise DataError(
+            f"{archive} holds {member.path!r}, a path that leaves its folder; it was not unpacked: remove it and get a "
+            "sound copy"
+        )
     return _parts(member.path)
 
 

@@ -44,8 +44,11 @@ def read_folder(path: str) -> Manifest:
         source = f"class folders, {SEEDED}"
     classes = list(images.get("train", images["test"]))
     if len(classes) < 2:
+        found = f"1 class folder, {classes[0]}" if classes else "no class folder"
+        loose = len(tree.images(""))
+        found += f", and {loose} images that lie in none" if loose else ""
         raise DataError(
-            f"{tree.where()} has {len(classes)} class folders ({', '.join(classes)}); a data set needs at least 2"
+            f"{tree.where()} has {found}; each class's images must lie in a folder of its own, of 2 classes or more"
         )
     for split, by_class in images.items():
         if unknown := sorted(set(by_class) - set(classes)):

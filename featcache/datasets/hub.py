@@ -41,6 +41,7 @@ from featcache.datasets.listing import SPLITS, first_few
 from featcache.datasets.manifest import Manifest, SourceInfo, Split, decode_named, source_info, split_of
 from featcache.datasets.tables import SPLIT_NAMES, class_order
 from featcache.errors import DataError
+from featcache.quieting import quiet
 
 LABEL_NAMES: Final = ("label", "labels", "class", "fine_label")  # the first that is there is taken
 _PLAIN_LABELS: Final = (
@@ -240,10 +241,11 @@ def _load(name: str, library: ModuleType) -> dict[str, Any]:
     source, config, revision = _parse(name)
     saved = any((Path(source) / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
     try:
-        if saved:
-            loaded = library.load_from_disk(source, keep_in_memory=False)
-        else:
-            loaded = library.load_dataset(source, config, revision=revision, keep_in_memory=False)
+        with quiet():
+            if saved:
+                loaded = library.load_from_disk(source, keep_in_memory=False)
+            else:
+                loaded = library.load_dataset(source, config, revision=revision, keep_in_memory=False)
     except Exception as error:  # the library raises what its file systems, parsers and network calls raise
         raise DataError(f"cannot load hf:{name}: {type(error).__name__}: {str(error)[:600]}") from error
     splits = {"train": loaded} if isinstance(loaded, library.Dataset) else dict(loaded)

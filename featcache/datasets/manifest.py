@@ -131,9 +131,7 @@ def decode_named(data: bytes, name: str, *, upright: bool) -> Image.Image:
     try:
         return views.decode(data, upright=upright)
     except DataError as error:
-        raise DataError(
-            f"image {name} does not decode: {error}; replace the file, or skip such images with --on-bad-image skip"
-        ) from error
+        raise DataError(f"image {name} does not decode: {error}") from error
 
 
 def source_info(data: bytes) -> SourceInfo:

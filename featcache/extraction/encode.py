@@ -92,7 +92,7 @@ def encode(
     encoder = _Encoder(work, backbone, machine, progress)
     for decoded in _decode(work, items, order, machine):
         if decoded.error and not work.skip_unreadable:
-            raise DataError(decoded.error)
+            raise DataError(f"{decoded.error}; mend or replace it, or leave such images out: --on-bad-image skip")
         if encoder.shard not in (None, decoded.item.shard):
             yield encoder.finish()
         encoder.add(decoded)

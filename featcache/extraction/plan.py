@@ -66,6 +66,9 @@ class Request:
             raise ConfigError(f"--style {self.style} is not known; use one of {', '.join(STYLES)}")
         if self.layout not in (None, *LAYOUTS):
             raise ConfigError(f"--layout {self.layout} is not known; use one of {', '.join(LAYOUTS)}")
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"--crop-scale {low:g}:{high:g}: shares of the image, LOW:HIGH with 0 < LOW <= HIGH <= 1")
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"--dtype {self.dtype} is not known; use one of auto, {', '.join(DTYPES)}")
 

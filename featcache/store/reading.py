@@ -215,7 +215,8 @@ class Store:
     def text(self, name: str) -> TextSet:
         """A stored text set; raises UnknownNameError when the store has no such set."""
         if name not in self.text_sets:
-            raise UnknownNameError(f"text set of {self.name}", name, self.text_sets)
+            hint = f"`featcache prompts add {self.name} SET` adds one without the images"
+            raise UnknownNameError(f"text set of {self.name}", name, self.text_sets, hint=hint)
         with self._reading():
             group = self._file["text"][name]
             return TextSet(
