@@ -172,7 +172,8 @@ def check_test(store: Store) -> None:
 def draws_of(store: Store, shots: int | None, shot_seeds: tuple[int, ...] | None) -> list[Draw]:
     """The draws asked for; without shots the largest extracted, without seeds all that were extracted.
 
-    Where no class has more than `shots` training images, every seed would draw the same ones: one draw.
+    Without shots and val, larger ones that use up every training image are passed over: none would be left to choose
+    on. Where no class has more than `shots` training images, every seed would draw the same ones: one draw.
     """
     if "train" not in store.splits or not store.num_rows("train"):
         raise InputError(f"the store {store.name} holds no training rows, so there is nothing to fit on")
@@ -180,13 +181,22 @@ def draws_of(store: Store, shots: int | None, shot_seeds: tuple[int, ...] | None
     label = store.label("train")
     most = int(np.bincount(label).max())
     if shots is None:
-        shots = max((k for k, _ in recorded), default=min(most, 16))
+        extracted = {k for k, _ in recorded}
+        shots = max(extracted - set(exhausting(store)) or extracted, default=min(most, 16))
     if shot_seeds is None:
         shot_seeds = tuple(seed for k, seed in recorded if k == shots) or (1, 2, 3)
     if most <= shots:
         shot_seeds = shot_seeds[:1]
     val_label = store.label("val") if "val" in store.splits else None
     return [draw(label, val_label, shots=shots, shot_seed=seed) for seed in shot_seeds]
+
+
+def exhausting(store: Store) -> list[int]:
+    """Extracted shots, ascending, that leave no image to choose on: the data set has no val, and they take all."""
+    if "val" in store.splits and len(store.label("val")):
+        return []
+    most = int(np.bincount(store.label("train")).max())
+    return sorted({int(k) for k, _ in store.provenance.get("draws", []) if int(k) >= most})
 
 
 def data_set(store: Store) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from featcache.fewshot import Draw
-from featcache.loading import missing_paths
+from featcache.loading import exhausting, missing_paths
 from featcache.outcome import RunRecord, varying, words
 from featcache.store import Store
 
@@ -21,6 +21,12 @@ def of_store(store: Store, drawn: Draw) -> list[str]:
     short = drawn.short_classes
     if short:
         notes.append(f"{len(short)} classes have fewer than {drawn.shots} training images; all of theirs are used")
+    too_many = [shots for shots in exhausting(store) if shots > drawn.shots]
+    if too_many:
+        listed = ", ".join(map(str, too_many))
+        notes.append(
+            f"{listed} shots are extracted too, but would use up every training image and leave none to choose on"
+        )
     unreadable = missing_paths(store)
     if unreadable:
         notes.append(f"{len(unreadable)} images could not be read and are left out: " + "; ".join(unreadable))

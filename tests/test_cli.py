@@ -304,6 +304,21 @@ def test_skipped_images_are_named(run: Run, places: dict[str, Path]) -> None:
     assert "b/2.png" in run("results", "1").out
 
 
+def test_the_default_shots_leave_images_to_choose_on(run: Run, tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("test", 2)):
+        for label in "ab":
+            for number in range(count):
+                put_picture(tmp_path / "own" / split / label / f"{number}.png", seed=f"{split}{label}{number}")
+    said = run("extract", *TINY, "--views", "0", "--dataset", f"folder:{tmp_path / 'own'}")
+    assert said.code == 0, said.err
+    fitted = run("fit", "--alpha-grid", "0,0.5", "--epochs", "1")
+    assert fitted.code == 0, fitted.err
+    assert "2 shots" in fitted.out
+    assert "4, 8, 16 shots are extracted too" in " ".join(fitted.err.split())
+    largest = run("fit", "--alpha-grid", "0,0.5", "--epochs", "1", "--shots", "16")
+    assert "uses up every train image" in largest.err
+
+
 def test_fit_takes_the_newest_store_and_results_remember(run: Run, stores: list[Path]) -> None:
     assert "no results yet" in run("results").out
     said = run("fit", *QUICK)
