@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from featcache.errors import DataError, InputError
@@ -54,7 +54,8 @@ def save_head(path: Path, head: Head) -> None:
     text = canonical_json(_plain(head))
     metadata = {"format": FORMAT, "head": text, "digest": _digest(text, tensors)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        # Not save_file, whose files nobody else may read.
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def load_module(path: Path) -> HeadModule:
