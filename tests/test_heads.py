@@ -340,6 +340,10 @@ def test_export_says_what_it_wrote_and_of_which_draw(toy: Path, tmp_path: Path, 
     head: Head = load_module(file).head
     assert head.provenance["result"] == 1
     assert normalise(head.text).shape == (6, 24)
+    plain = json.loads(run("export", "1", "-o", file, "--seed", "2", "--json").out)
+    assert (plain["answers_as_recorded"], plain["answers_compared"], plain["refitted"]) == (90, 90, False)
+    assert plain["provenance"]["shot_seed"] == 2
+    assert file.stat().st_mode & 0o077 == (tmp_path / "toy.npz").stat().st_mode & 0o077
     assert "fitted again" in run_without_kept(run, file).err
     for wrong, words in ((tmp_path / "head.bin", "the ending says"), (tmp_path / "no" / "h.safetensors", "no folder")):
         failed = run("export", "1", "-o", wrong)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from featcache import console
 from featcache.commands.running import stoppable
@@ -12,12 +14,17 @@ from featcache.heads.writing import check_output, write
 from featcache.store.places import results_path
 
 
-def export(result: int, output: Path, *, seed: int | None, init_seed: int | None, with_tower: bool) -> None:
+def export(
+    result: int, output: Path, *, seed: int | None, init_seed: int | None, with_tower: bool, as_json: bool
+) -> None:
     """Write the head of one of the result's draws, and say which, and that it answers as it was recorded."""
     check_output(output, with_tower=with_tower)
     with stoppable("nothing was written"), console.progress("fitting", "run-epochs", rate="run-epochs") as advance:
         made = head_of_result(results_path(), result, seed=seed, init_seed=init_seed, progress=advance)
     difference = write(output, made.head, with_tower=with_tower)
+    if as_json:
+        console.raw(json.dumps(_plain(made, output, difference), indent=2))
+        return
     _tell(made, output, chosen=seed is None and init_seed is None)
     if difference is not None:
         size = made.head.encoder.transform.get("size")
@@ -25,6 +32,22 @@ def export(result: int, output: Path, *, seed: int | None, init_seed: int | None
             f"pixels (N, 3, {size}, {size}), RGB from 0 to 1" if with_tower else f"image (N, {made.head.encoder.dim})"
         )
         console.say(f"ONNX: {takes} -> logits; onnxruntime's differ from torch's by {difference:.0e} of the largest")
+
+
+def _plain(made: Exported, output: Path, difference: float | None) -> dict[str, Any]:
+    same, total = made.agreement or (None, None)
+    return {
+        "file": str(output),
+        "bytes": output.stat().st_size,
+        "adapter": made.head.adapter,
+        "config": made.head.config,
+        "linear": HeadModule(made.head).is_linear,
+        "refitted": made.refitted,
+        "answers_as_recorded": same,
+        "answers_compared": total,
+        "onnx_difference": difference,
+        "provenance": made.head.provenance,
+    }
 
 
 def _tell(made: Exported, output: Path, *, chosen: bool) -> None:

@@ -22,13 +22,14 @@ def export_command(
     with_tower: Annotated[
         bool, typer.Option("--with-tower", help="ONNX: the image tower too, so that it takes pixels.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
     adapters_dir: Folder = None,
 ) -> None:
     """Write a result's chosen run as a head: a file that classifies embeddings, and images by `predict`."""
     from featcache.commands import exporting
 
     use(adapters_dir)
-    exporting.export(result, output, seed=seed, init_seed=init_seed, with_tower=with_tower)
+    exporting.export(result, output, seed=seed, init_seed=init_seed, with_tower=with_tower, as_json=json)
 
 
 def predict_command(

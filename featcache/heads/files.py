@@ -41,12 +41,15 @@ _TIMES = 1e-3
 """Of the largest logit: what another processor's rounding may make of the probe, and no other method does."""
 
 
-def save_head(path: Path, head: Head) -> None:
-    """Write the head, whole or not at all. Raises InputError where the disk refuses, DataError for a useless head."""
+def save_head(path: Path, head: Head, *, with_linear: bool = True) -> None:
+    """Write the head, whole or not at all, with its linear form if it has one and `with_linear`.
+
+    Raises InputError where the disk refuses, DataError for a useless head.
+    """
     module = HeadModule(head)
     tensors = {"text": head.text, "probe": probe(head)}
     tensors |= {f"{_PARAM}{name}": value for name, value in head.params.items()}
-    if module.is_linear:
+    if with_linear and module.is_linear:
         linear = module.merged()
         tensors |= {"linear.weight": linear.get_buffer("weight"), "linear.bias": linear.get_buffer("bias")}
     # Clones: safetensors refuses tensors that share memory, as a method's may.

@@ -36,7 +36,8 @@ def keep(folder: Path, store: Store, outcome: Outcome, fitted: Sequence[Fitted])
         with suppress(FeatcacheError, OSError):
             head = head_of(outcome.adapter, run.config, one, encoder)
             if head.num_bytes <= MAX_HEAD_BYTES:
-                save_head(folder / f"{digest_of(search, vars(run))}.safetensors", head)
+                # Without its linear form, which takes trying and which `export` finds.
+                save_head(folder / f"{digest_of(search, vars(run))}.safetensors", head, with_linear=False)
     _thin(folder)
 
 
