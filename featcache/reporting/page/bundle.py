@@ -61,7 +61,7 @@ def _with_legend(spec: Any) -> Any:
     if "values" in spec:
         kept["values"] = spec["values"]
     if kept.get("field") == "series" and "legend" in kept:
-        kept["legend"] = {"title": None, "orient": "bottom", "columns": 2}
+        kept["legend"] = {"title": None, "orient": "bottom", "columns": 2, "symbolOpacity": 1}
     return kept
 
 
