@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import tempfile
 import time
@@ -49,12 +50,13 @@ from featcache.backbones import Backbone
 from featcache.datasets import FileReader, Manifest
 from featcache.datasets.manifest import Split
 from featcache.extraction import Plan, Request, carry_out, make_plan
-from featcache.extraction.encode import Machine, _decode  # the loading stage alone is nobody else's business
+from featcache.extraction.encode import Decoded, Machine, Work, decode
+from featcache.extraction.shards import Shards
 from featcache.store import Store
 
 BATCH = 64
 VIEWS = (1, 10)
-BARE_BATCHES = 6
+BARE_BATCHES = 2
 """Ready batches that the bare loop runs: every batch costs the same."""
 OURS, BARE, PER_VIEW, PLAIN = "featcache", "bare forward", "decode per view", "CLIP_benchmark-style"
 LOADING, LOADING_PER_VIEW = "loading alone", "loading alone, decode per view"
@@ -71,6 +73,7 @@ def main() -> None:
     common.add_repeats(made, 3)
     common.add_device(made)
     made.add_argument("--backbones", default="RN50,tiny")
+    made.add_argument("--only", default="", help="cases whose name holds this; the others stay as they were written")
     made.add_argument(
         "--least", action="store_true", help="run through as little as possible; the figures mean nothing"
     )
@@ -84,11 +87,24 @@ def main() -> None:
                 weights = None if name == "tiny" else "random:0"
                 backbone, plain = Backbone(name, weights), Backbone(name, weights).model.to(asked.device)
                 for num_views in VIEWS:
+                    named = f"{name}, {kind}, {num_views} views"
+                    if asked.only not in named:
+                        continue
                     chosen = tuple(names[: counts[name, num_views]])
                     case = Case(backbone, plain, Path(place) / kind, chosen, num_views, asked.device)
-                    cases[f"{name}, {kind}, {num_views} views"] = measured(case, asked)
+                    cases[named] = measured(case, asked)
     show(cases)
-    common.write(asked, "extract", {"cases": cases, **machine})
+    for told in cases.values():
+        told |= {"machine": machine, "commit": common.commit(), "repeats": asked.repeats}
+    common.write(asked, "extract", {"cases": written(asked) | cases})
+
+
+def written(asked: argparse.Namespace) -> dict[str, Any]:
+    """The cases in the file already, which a run of some leaves as they are."""
+    file = common.RESULTS / "extract.json"
+    whole = asked.only and not asked.short and asked.write == Path() and file.exists()
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["cases"] if whole else {}
+    return found
 
 
 @dataclass(frozen=True)
@@ -179,8 +195,17 @@ def ours(case: Case) -> Tensor:
 
 def loading(case: Case) -> int:
     """How many views featcache's loading stage gave."""
+    with loading_stage(case, case.machine) as images:
+        return sum(len(decoded.pixels) for decoded in images)
+
+
+@contextmanager
+def loading_stage(case: Case, machine: Machine) -> Iterator[Iterator[Decoded]]:
+    """featcache's loading stage, over images of which nothing is there already."""
     with tempfile.TemporaryDirectory() as home, own_home(home):
-        return sum(len(decoded.pixels) for decoded in _decode(case.plan(), case.machine))
+        plan = case.plan()
+        shards = Shards(plan.missing, plan.manifest)
+        yield decode(Work.of(plan), shards, range(len(shards)), machine)
 
 
 def bare(case: Case) -> int:
@@ -243,10 +268,9 @@ class ImageOfView(Dataset[Tensor]):
 def core_seconds(case: Case) -> float:
     """Processor seconds of decoding every image once and drawing its views, on one thread."""
     alone = Machine(device=case.device, batch_size=BATCH, workers=0)
-    with tempfile.TemporaryDirectory() as home, own_home(home):
-        plan = case.plan()
+    with loading_stage(case, alone) as images:
         start = time.process_time()
-        for _ in _decode(plan, alone):
+        for _ in images:
             pass
         return time.process_time() - start
 

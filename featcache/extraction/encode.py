@@ -40,7 +40,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Decoded:
+class Decoded:
     """One image's views, or why there are none."""
 
     item: Item
@@ -90,7 +90,7 @@ def encode(
     Raises DataError for an unreadable image.
     """
     encoder = _Encoder(work, backbone, machine, progress)
-    for decoded in _decode(work, items, order, machine):
+    for decoded in decode(work, items, order, machine):
         if decoded.error and not work.skip_unreadable:
             raise DataError(f"{decoded.error}; mend or replace it, or leave such images out: --on-bad-image skip")
         if encoder.shard not in (None, decoded.item.shard):
@@ -113,7 +113,7 @@ class _Encoder:
 
     def _begin(self) -> None:
         """A new shard."""
-        self._images: list[_Decoded] = []  # without their pixels
+        self._images: list[Decoded] = []  # without their pixels
         self._waiting: list[NDArray[np.uint8]] = []  # (size, size, 3) each, until they make a batch
         self._encoded = [torch.empty(0, self.work.dim, device=self.machine.device)]  # (b, D) each
 
@@ -122,7 +122,7 @@ class _Encoder:
         """The shard at hand; None before its first image."""
         return self._images[0].item.shard if self._images else None
 
-    def add(self, decoded: _Decoded) -> None:
+    def add(self, decoded: Decoded) -> None:
         """Take an image into the shard; whatever makes a full batch is encoded."""
         self._images.append(replace(decoded, pixels=_NO_PIXELS))
         self._waiting.extend(decoded.pixels)
@@ -162,8 +162,8 @@ class _Encoder:
         self.progress(len(batch))
 
 
-def _decode(work: Work, items: Items, order: Iterable[int], machine: Machine) -> Iterator[_Decoded]:
-    """The items' decoded views, in the given order, whatever the number of workers."""
+def decode(work: Work, items: Items, order: Iterable[int], machine: Machine) -> Iterator[Decoded]:
+    """The loading stage: the items' decoded views, in the given order, whatever the number of workers."""
     images = _Images(work, items)
     if machine.workers == 0 or len(images) < 64:
         yield from map(images.__getitem__, order)
@@ -196,7 +196,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Images(Dataset[_Decoded]):
+class _Images(Dataset[Decoded]):
     """Images by index, for loader processes."""
 
     def __init__(self, work: Work, items: Items) -> None:
@@ -206,7 +206,7 @@ class _Images(Dataset[_Decoded]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> _Decoded:
+    def __getitem__(self, index: int) -> Decoded:
         item, work = self.items[index], self.work
         try:
             image, source = work.reader.read(item.path)
@@ -214,11 +214,11 @@ class _Images(Dataset[_Decoded]):
                 view(image, work.transform, number=number, path=item.path, seed=work.view_seed) for number in item.views
             ]
         except DataError as error:
-            return _Decoded(
+            return Decoded(
                 item=item, pixels=_NO_PIXELS, crop=np.zeros((0, 5), np.int32), source=(0, 0), error=str(error)
             )
         pixels = np.stack([pixels for pixels, _ in drawn])
-        return _Decoded(
+        return Decoded(
             item=item,
             pixels=pixels,
             crop=np.stack([crop for _, crop in drawn]),
