@@ -51,6 +51,7 @@ def extract(
     all_train: bool = False,
     style: str = Request.style,
     crop_scale: tuple[float, float] = Request.crop_scale,
+    pixels: str = Request.pixels,
     prompts: Sequence[str] = Request.prompts,
     dtype: str = Request.dtype,
     name: str | None = None,
@@ -84,6 +85,7 @@ def extract(
         all_train=all_train,
         style=style,
         crop_scale=crop_scale,
+        pixels=pixels,
         prompts=tuple(prompts),
         dtype=dtype,
         name=name,
@@ -94,9 +96,11 @@ def extract(
         machine = extracting.machine_of(
             extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size)
         )
+        encoder = extracting.backbone_of(source)
+        extracting.gate(plan, encoder, machine, allow_drift=False)
         carry_out(
             plan,
-            extracting.backbone_of(source),
+            encoder,
             machine,
             provenance={"command": extracting.command_of(source, request)},
             progress=lambda embeddings: progress(embeddings, plan.num_missing),

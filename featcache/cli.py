@@ -106,6 +106,9 @@ def extract_command(
         typer.Option(help="A pretrained tag, a file, or random:SEED. Default: OpenAI's, or tiny's own."),
     ] = None,
     precision: Annotated[str, typer.Option(help="Arithmetic of the encoder: fp32, bf16 or fp16.")] = "fp32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the image tower: another precision.")
+    ] = False,
     shots: Annotated[str, typer.Option(help="Draws to hold: images a class.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option(help="Draws to hold: seeds.")] = "1,2,3",
     all_train: Annotated[bool, typer.Option("--all-train", help="Every training image, not only the draws'.")] = False,
@@ -116,6 +119,10 @@ def extract_command(
     crop_scale: Annotated[
         str, typer.Option(help="Share of the image an augmented view shows: 0.08:1 as CoOp, 0.5:1 as Tip-Adapter.")
     ] = "0.08:1",
+    pixels: Annotated[
+        str, typer.Option(help="Who resizes: pil (the reference), or torch: faster, if embeddings drift little by it.")
+    ] = "pil",
+    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="However far they drift.")] = False,
     dtype: Annotated[str, typer.Option(help="How embeddings are stored: float16, float32, auto.")] = "auto",
     template: Annotated[
         str | None, typer.Option(help='Prompt in place of the data set\'s own, as in "a photo of a {}."')
@@ -156,6 +163,7 @@ def extract_command(
         all_train=all_train,
         style=style,
         crop_scale=typed.crop_scale(crop_scale),
+        pixels=pixels,
         prompts=typed.words(prompts, "--prompts"),
         dtype=dtype,
         layout=layout,
@@ -168,7 +176,7 @@ def extract_command(
             backbone=one_backbone,
             data=data,
             weights=weights,
-            precision=precision,
+            precision=precision + ("-compiled" if compiled else ""),
             template=template,
             classnames=classnames,
         )
@@ -176,7 +184,9 @@ def extract_command(
         for one_backbone in typed.words(backbone, "--backbone")
         for one_dataset in typed.datasets(dataset)
     ]
-    machine = extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size, engine=engine)
+    machine = extracting.MachineOptions(
+        device=device, workers=workers, batch_size=batch_size, engine=engine, allow_drift=allow_drift
+    )
     extracting.extract(sources, request, machine, only_plan=plan)
 
 

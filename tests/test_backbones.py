@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -239,7 +240,7 @@ def test_the_model_is_frozen_and_embeddings_are_raw(tiny: Backbone) -> None:
     assert not any(parameter.requires_grad for parameter in tiny.model.parameters())
     image = tiny.encode_images(torch.rand(2, 3, 64, 64))
     assert (image.dtype, image.requires_grad) == (torch.float32, False)
-    text = tiny.encode_texts(["a", "b", "c"], torch.device("cpu"), batch=2)
+    text = tiny.encode_texts(["a", "b", "c"], torch.device("cpu"))
     assert text.shape == (3, image.shape[1])
     for rows in (image.numpy(), text):
         assert not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
@@ -392,6 +393,34 @@ def test_precisions_are_other_backbones_of_nearly_the_same_embeddings(
     ):
         assert b.dtype == torch.float32
         assert 0 < ((a - b).norm(dim=1) / a.norm(dim=1)).max() < distance
+
+
+def test_a_sentence_does_not_hang_on_its_neighbours(tiny: Backbone) -> None:
+    sentences = [f"a photo of a {word}" for word in ("cat", "dog", "very old chair", "star")] * 12
+    together = tiny.encode_texts(sentences, torch.device("cpu"))
+    assert together.shape[0] == 48
+    for count in (1, 5, 33):
+        assert np.array_equal(together[:count], tiny.encode_texts(sentences[:count], torch.device("cpu")))
+
+
+def test_a_compiled_tower_is_another_precision_of_nearly_the_same_embeddings(
+    home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(len(inputs))
+        return graph  # no C++ is generated: that takes half a minute
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    plain, compiled = Backbone("tiny", str(checkpoint)), Backbone("tiny", str(checkpoint), "fp32-compiled")
+    assert compiled.identity.tower.precision == "fp32-compiled"
+    assert compiled.identity.tower != plain.identity.tower
+    pixels = torch.rand(2, 3, 64, 64)
+    for _ in range(2):
+        embedding = compiled.encode_images(pixels)
+    assert torch.allclose(embedding, plain.encode_images(pixels), atol=1e-5)
+    assert len(graphs) == 1, "one graph, compiled once"
 
 
 def test_a_precision_that_a_tower_cannot_compute_in_is_said(tiny: Backbone) -> None:

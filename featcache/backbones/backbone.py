@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ from featcache.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+_TEXTS = {True: 256, False: 32}
+"""Sentences a batch: many on CUDA; elsewhere no more than keep all cores busy, since the last batch is padded."""
+
 
 class Backbone:
     """One frozen dual encoder; the model is built only when something must be encoded.
@@ -26,6 +29,8 @@ class Backbone:
     `name`: `tiny`, OpenAI's short names, any architecture of open_clip or `ARCHITECTURE/TAG`, `hf-hub:OWNER/REPO`,
     `local-dir:PATH`. `weights`: None for the name's default, a pretrained tag of open_clip, a checkpoint file, or
     `random:SEED`. `precision`: `fp32`, `bf16` or `fp16`, of both towers; embeddings come back float32 in any case.
+    With `-compiled` after it the image tower goes through torch.compile: a precision of its own, since rows may differ
+    in their last bits.
     Raises UnknownNameError and ConfigError for names that mean nothing.
     """
 
@@ -50,25 +55,41 @@ class Backbone:
         """(b, D) raw float32 embeddings of normalised pixels (b, 3, size, size). Raises ConfigError."""
         import torch
 
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        model = self.model
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self._choice.arithmetic]
         with torch.inference_mode(), self._precision_explained(pixels.device):
-            # Said outright: CoCa's towers normalise unless told not to.
-            embedding: torch.Tensor = model.encode_image(pixels.to(dtype), normalize=False)  # type: ignore[operator]
-            return embedding.float()
+            return self._image_tower(pixels.to(dtype)).float()
 
-    def encode_texts(self, sentences: Sequence[str], device: torch.device, batch: int = 256) -> NDArray[np.float32]:
-        """(T, D) raw embeddings of sentences; raises DataError for one beyond the text tower's context."""
+    @cached_property
+    def _image_tower(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Pixels -> raw embeddings; compiled where that was asked for, at the first batch and for its shape."""
+        import torch
+
+        model: Any = self.model
+
+        def tower(pixels: torch.Tensor) -> torch.Tensor:
+            # Said outright: CoCa's towers normalise unless told not to.
+            embedding: torch.Tensor = model.encode_image(pixels, normalize=False)
+            return embedding
+
+        return torch.compile(tower, dynamic=False) if self._choice.compiled else tower
+
+    def encode_texts(self, sentences: Sequence[str], device: torch.device) -> NDArray[np.float32]:
+        """(T, D) raw embeddings of sentences; raises DataError for one beyond the text tower's context.
+
+        Like images in batches of one shape, the last padded, so a sentence does not hang on how many there are.
+        """
         import torch
 
         tokens = self.tokens(sentences)
+        batch = _TEXTS[device.type == "cuda"]
+        padded = torch.cat([tokens, tokens[-1:].expand(-len(tokens) % batch, -1)])
         model = self.model.to(device)
         with torch.inference_mode(), self._precision_explained(device):
             rows = [
-                model.encode_text(part.to(device), normalize=False).float().cpu()  # type: ignore[operator]
-                for part in torch.split(tokens, batch)
+                model.encode_text(part.to(device), normalize=False).float()  # type: ignore[operator]
+                for part in torch.split(padded, batch)
             ]
-        embedding: NDArray[np.float32] = torch.cat(rows).numpy()
+        embedding: NDArray[np.float32] = torch.cat(rows)[: len(tokens)].cpu().numpy()
         return embedding
 
     def tokens(self, sentences: Sequence[str]) -> torch.Tensor:

@@ -33,7 +33,7 @@ def build(choice: Choice, files: Files) -> torch.nn.Module:
             model: torch.nn.Module = open_clip.create_model(
                 _source(choice, files),
                 load_weights=False,
-                precision=choice.precision,
+                precision=choice.arithmetic,
                 device="cpu",
                 force_preprocess_cfg=files.preprocess,
                 pretrained_text=False,

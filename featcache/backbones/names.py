@@ -21,6 +21,8 @@ BUNDLED = "bundled"
 OWN = "own"
 """The weights beside the config, in the same repository or folder."""
 PRECISIONS = ("fp32", "bf16", "fp16")
+COMPILED = "-compiled"
+"""After a precision: the image tower runs through torch.compile, whose sums may round otherwise in the last bits."""
 QUICK, PLAIN = "-quickgelu", "-gelu"
 _BUNDLED_MODEL = "tiny"
 REPOSITORY = re.compile(r"\w+([.-]\w+)*/\w+([.-]\w+)*", re.ASCII)
@@ -36,6 +38,17 @@ class Choice:
     weights: str
     """`bundled`, `own`, `random:SEED`, a checkpoint file's absolute path, or a pretrained tag of open_clip."""
     precision: str
+    """`fp32`, `bf16` or `fp16`, perhaps `-compiled`."""
+
+    @property
+    def arithmetic(self) -> str:
+        """What the weights are cast to: the precision, compiled or not."""
+        return self.precision.removesuffix(COMPILED)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the image tower is compiled."""
+        return self.precision.endswith(COMPILED)
 
     @property
     def has_config(self) -> bool:
@@ -61,7 +74,7 @@ class Choice:
 
 def parse(name: str, weights: str | None, precision: str) -> Choice:
     """What a backbone's name and `--weights` mean. Raises UnknownNameError and ConfigError."""
-    if precision not in PRECISIONS:
+    if precision.removesuffix(COMPILED) not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     if name.startswith(HUB):
         architecture, default = _repository(name), OWN

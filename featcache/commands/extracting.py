@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from featcache.extraction import Plan, Request, carry_out, make_plan, remove_spe
 from featcache.store import Store
 
 if TYPE_CHECKING:
+    from featcache.extraction.drift import Drift
     from featcache.extraction.encode import Machine
 
 
@@ -59,12 +60,16 @@ class MachineOptions:
     batch_size: int = 64
     engine: str = "here"
     """Who encodes: one of `engines.ENGINES`."""
+    allow_drift: bool = False
+    """Take pixels whose embeddings drift beyond `drift.BOUND`."""
 
 
 def extract(sources: Sequence[Source], request: Request, options: MachineOptions, *, only_plan: bool) -> None:
     """Plan each, say so, and carry it out; every data set is read and every plan made before the first is encoded."""
     if request.name and len(sources) > 1:
         raise ConfigError(f"--name {request.name} names one store, but {len(sources)} are asked for; leave it out")
+    if options.allow_drift and request.pixels == "pil":
+        raise ConfigError("--allow-drift has no effect on PIL's pixels, which are the reference; leave it out")
     engine = engine_named(options.engine)
     plans = [(source, plan_of(source, request)) for source in sources]
     if only_plan:
@@ -99,7 +104,9 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Eng
     """Carry one plan out and say how it went; of several processes with a share in it, only the leading one speaks."""
     backbone = backbone_of(source)
     if not engine.leads:
-        carry_out(plan, backbone, machine_of(options, engine), engine=engine, provenance={}, progress=lambda _: None)
+        machine = machine_of(options, engine)
+        gate(plan, backbone, machine, allow_drift=options.allow_drift)
+        carry_out(plan, backbone, machine, engine=engine, provenance={}, progress=lambda _: None)
         return
     show_plan(plan, backbone)
     if plan.complete:
@@ -107,6 +114,9 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Eng
         remove_spent(plan)
         return
     machine = machine_of(options, engine)
+    drift = gate(plan, backbone, machine, allow_drift=options.allow_drift)
+    if drift:
+        console.say(drift.words)
     images_each = plan.num_images / max(1, plan.num_missing)
     start = time.perf_counter()
     with (
@@ -118,7 +128,7 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Eng
             backbone,
             machine,
             engine=engine,
-            provenance={"command": command_of(source, plan.request)},
+            provenance=_provenance(source, plan, options, drift),
             progress=lambda embeddings: advance(embeddings, plan.num_missing),
         )
     seconds = time.perf_counter() - start
@@ -130,6 +140,22 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Eng
     if plan.num_missing:
         done += f" ({plan.num_images / seconds:,.0f} images/s, {plan.num_missing / seconds:,.0f} embeddings/s)"
     console.say(f"{plan.store.stem}: {done}")
+
+
+def _provenance(source: Source, plan: Plan, options: MachineOptions, drift: Drift | None) -> dict[str, object]:
+    """What the store notes of how it was made."""
+    command = command_of(source, plan.request) + (" --allow-drift" if options.allow_drift else "")
+    return {"command": command, **({"drift": asdict(drift)} if drift else {})}
+
+
+def gate(plan: Plan, backbone: Backbone, machine: Machine, *, allow_drift: bool) -> Drift | None:
+    """The measured drift of pixels that are not PIL's; raises ConfigError beyond the bound unless it is allowed."""
+    from featcache.extraction import drift
+
+    found = drift.measured(plan, backbone, machine)
+    if found and not allow_drift:
+        found.check()
+    return found
 
 
 def machine_of(options: MachineOptions, engine: Engine | None = None) -> Machine:
@@ -180,6 +206,7 @@ def command_of(source: Source, request: Request) -> str:
     words = [source.command, "--style", request.style]
     if request.crop_scale != Request().crop_scale:
         words += ["--crop-scale", ":".join(f"{end:g}" for end in request.crop_scale)]
+    words += ["--pixels", request.pixels] if request.pixels != "pil" else []
     words += ["--dtype", request.dtype] if request.dtype != "auto" else []
     words += ["--name", request.name] if request.name else []
     return " ".join(words)

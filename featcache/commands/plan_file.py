@@ -44,6 +44,7 @@ _REQUEST = {
     "style": str,
     "crop_scale": (float,),
     "dtype": str,
+    "pixels": str,
     "prompts": (str,),
 }
 _FIT = {

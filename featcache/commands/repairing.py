@@ -196,6 +196,7 @@ def _request(store: Store, damage: Damage) -> Request:
         shot_seeds=(),
         num_views=0,
         style=options.get("--style", "coop"),
+        pixels=options.get("--pixels", "pil"),
         crop_scale=(low, high),
         dtype=options.get("--dtype", "auto"),
         name=options.get("--name"),

@@ -22,7 +22,7 @@ from featcache.store.damage import NO_DAMAGE, Damage
 from featcache.store.places import key_of, list_stores, store_path
 from featcache.store.replacing import State, state_of
 from featcache.store.writing import DTYPES
-from featcache.views import STYLES, Transform
+from featcache.views import PIXELS, STYLES, Transform
 
 LAYOUTS = ("whole", "virtual")
 
@@ -42,6 +42,8 @@ class Request:
     """Preprocessing of view 0: one of `views.STYLES`."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image that an augmented view shows."""
+    pixels: str = "pil"
+    """Who resizes: one of `views.PIXELS`."""
     view_seed: int = 0
     """Seed of the augmented views."""
     prompts: tuple[str, ...] = (DEFAULT,)
@@ -69,6 +71,8 @@ class Request:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ConfigError(f"--crop-scale {low:g}:{high:g}: shares of the image, LOW:HIGH with 0 < LOW <= HIGH <= 1")
+        if self.pixels not in PIXELS:
+            raise ConfigError(f"--pixels {self.pixels} is not known; use one of {', '.join(PIXELS)}")
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"--dtype {self.dtype} is not known; use one of auto, {', '.join(DTYPES)}")
 
@@ -219,6 +223,7 @@ def _transform(identity: Identity, request: Request) -> Transform:
         std=identity.std,
         interpolation=identity.interpolation,
         crop_scale=request.crop_scale,
+        pixels=request.pixels,
     )
 
 
@@ -226,9 +231,12 @@ def _spec(manifest: Manifest, identity: Identity, request: Request, transform: T
     # Lists, as JSON gives them back: a spec read from a file must equal the one that was written.
     lists = {name: list(getattr(transform, name)) for name in ("crop_scale", "mean", "std")}
     turned = {"upright": True} if manifest.reader.upright else {}
+    described = asdict(transform)
+    if transform.pixels == "pil":
+        del described["pixels"]  # so that stores made before there was a choice keep their keys
     return Spec(
         tower=identity.tower,
-        transform=asdict(transform) | lists | turned,
+        transform=described | lists | turned,
         view_seed=request.view_seed,
         dtype=_dtype(identity, request),
         manifest=manifest.digest,

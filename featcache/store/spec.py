@@ -27,7 +27,7 @@ class Tower:
     checkpoint: str
     """SHA-256 of the checkpoint file, or `random:SEED` for untrained weights."""
     precision: str
-    """The arithmetic of the forward pass: `fp32`, `bf16` or `fp16`."""
+    """The arithmetic of the forward pass: `fp32`, `bf16` or `fp16`, with `-compiled` where torch.compile made it."""
 
     @property
     def untrained(self) -> bool:
