@@ -1,0 +1,42 @@
+"""What a command imports: nothing that it does not use, since some packages take seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.commandline import Run
+from tests.synthetic import arrays, save
+
+ROOT = Path(__file__).resolve().parents[1]
+_CODE = (
+    "import sys; from featcache import cli\n"
+    "try: cli.main()\n"
+    "except SystemExit as end: assert not end.code, end.code\n"
+    "heavy = {'torch', 'torchvision', 'open_clip', 'matplotlib', 'scipy', 'sympy', 'pandas', 'sklearn', 'ray', 'PIL'}\n"
+    "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))\n"
+)
+
+
+def heavy(*arguments: str) -> set[str]:
+    """Which heavy packages a command has imported when it ends."""
+    command = [sys.executable, "-c", _CODE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split() if done.stderr else ())
+
+
+def test_help_imports_nothing_heavy(home: Path) -> None:
+    assert heavy("--help") == set()
+    assert heavy("extract", "--help") == set()
+
+
+def test_a_list_of_stores_imports_nothing_heavy(run: Run, tmp_path: Path) -> None:
+    assert run("import", save(tmp_path / "toy.npz", arrays()), "--name", "toy").code == 0
+    assert heavy("cache", "ls") == set()
+
+
+def test_a_fit_imports_torch_alone(run: Run, tmp_path: Path) -> None:
+    assert run("import", save(tmp_path / "toy.npz", arrays()), "--name", "toy").code == 0
+    assert heavy("fit", "toy", "--alpha-grid", "0,0.5", "--shots", "2", "--epochs", "2") == {"torch"}
