@@ -6,6 +6,9 @@
 # make bench  every claim of speed on this machine, in short form: minutes each, one after another; nothing else should
 #             run beside them. Tables on the screen, figures in benchmarks/results/NAME-short.json
 # make bench-full  the same in full, an hour or more on 2 cores: benchmarks/results/NAME.json
+# make torture  the long trials of docs/reliability.md: 100 kills, every fault, every byte damaged, each reader fuzzed for
+#             10 minutes; some hours, in turns of minutes. Run again, it goes on where it was (build/torture)
+# make torture-short  their short forms, as the test suite has them
 # Each creates .venv and installs what it needs; PYTHON names another interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -17,7 +20,7 @@ export OMP_WAIT_POLICY = passive
 BENCHMARKS := alpha_search paper_grid scaling tip_grid linear_probe coop extract whole_process
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all docs lint check bench bench-full clean
+.PHONY: demo test test-all docs lint check bench bench-full torture torture-short clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -48,6 +51,13 @@ bench: $(VENV)/.installed-dev
 
 bench-full: $(VENV)/.installed-dev
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --write; done
+
+torture: $(VENV)/.installed-all
+	nice -n 19 $(BIN)/python -m tests.torture
+
+torture-short: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_kills.py tests/test_damage.py tests/test_fuzz.py \
+	  tests/test_interrupts.py tests/test_untrusted.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "featcache needs Python 3.11 or newer")'

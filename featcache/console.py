@@ -7,6 +7,7 @@ stdout is kept, and `tell_collected` prints it as one JSON document.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+# Control characters but line feeds and tabs, and those that reverse or hide what follows.
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 _PIPED_WIDTH = 120  # where there is no terminal to ask, wide enough for every table
 
 
@@ -57,30 +62,38 @@ def tell_collected(error: str | None = None) -> None:
     raw(json.dumps(kept if error is None else {**kept, "error": error}, indent=2))
 
 
+def harmless(text: str) -> str:
+    """The text, each character that would steer a terminal or turn its lines about written out as Python spells it.
+
+    Class names, paths and messages come from files of strangers.
+    """
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def say(text: str = "") -> None:
     """A line of result, on stdout."""
     if _collected is not None:
         _collected["lines"].append(text)
         return
-    _out.print(escape(text), soft_wrap=True)
+    _out.print(_safe(text), soft_wrap=True)
 
 
 def note(text: str) -> None:
     """A line about what is going on, on stderr."""
-    _err.print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
+    _err.print(f"[dim]{_safe(text)}[/dim]", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """A line the user should not overlook, on stderr."""
-    _err.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
+    _err.print(f"[yellow]note:[/yellow] {_safe(text)}", soft_wrap=True)
 
 
 def fail(text: str) -> None:
     """The one message of a failed command, on stderr: a panel on a terminal, a line where it is piped."""
     if _err.is_terminal:
-        _err.print(Panel(Text(text), title="Error", title_align="left", border_style="red"))
+        _err.print(Panel(Text(harmless(text)), title="Error", title_align="left", border_style="red"))
         return
-    _err.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+    _err.print(f"[bold red]error:[/bold red] {_safe(text)}", soft_wrap=True)
 
 
 def raw(text: str) -> None:
@@ -88,7 +101,7 @@ def raw(text: str) -> None:
     if _collected is not None:
         _collected["lines"].append(text)
         return
-    _out.print(text, markup=False, soft_wrap=True)
+    _out.print(harmless(text), markup=False, soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", mark: int | None = None) -> None:
@@ -98,13 +111,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
         _collected["tables"].append({"title": title, "rows": rows_by_name})
         return
     if title:  # a line of its own: the table would fold it to its width
-        _out.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+        _out.print(f"[bold]{_safe(title)}[/bold]", soft_wrap=True)
     drawn = Table(header_style="bold")
     numeric = [is_numeric([row[index] for row in rows]) for index in range(len(columns))]
     for column, right in zip(columns, numeric, strict=True):
-        drawn.add_column(escape(column), justify="right" if right else "left", overflow="fold")
+        drawn.add_column(_safe(column), justify="right" if right else "left", overflow="fold")
     for index, row in enumerate(rows):
-        drawn.add_row(*(escape(cell) for cell in row), style="bold green" if index == mark else None)
+        drawn.add_row(*(_safe(cell) for cell in row), style="bold green" if index == mark else None)
     _out.print(drawn)
 
 
@@ -120,7 +133,7 @@ def progress(what: str, unit: str, *, rate: str, per_unit: float = 1.0) -> Itera
     Its speed is told in `rate`, of which `per_unit` are done with each unit.
     """
     columns = (
-        TextColumn(what),
+        TextColumn(_safe(what)),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -144,6 +157,7 @@ def progress(what: str, unit: str, *, rate: str, per_unit: float = 1.0) -> Itera
 @contextmanager
 def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar on stderr for bytes; call the yielded function with (there, to be there or None)."""
+    what = harmless(what)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -198,4 +212,9 @@ def confirm(question: str) -> bool:
     """Whether the user says yes; no terminal means no."""
     if not _err.is_terminal:
         return False
-    return _err.input(f"{escape(question)} \\[y/N] ").strip().lower() in ("y", "yes")
+    return _err.input(f"{_safe(question)} \\[y/N] ").strip().lower() in ("y", "yes")
+
+
+def _safe(text: str) -> str:
+    """The text as rich prints it: no markup of its own, nothing that steers a terminal."""
+    return escape(harmless(text))

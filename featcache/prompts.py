@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.bounded import parse_json, read_text
 from featcache.errors import ConfigError, DataError, UnknownNameError
 from featcache.open_clip_lists import imagenet_templates
 
@@ -190,8 +191,8 @@ def _templates(file: Path) -> tuple[str, ...]:
 def _from_descriptions(name: str, file: Path, classes: Sequence[str], class_ids: Sequence[str]) -> PromptSet:
     text = _read(file)
     try:
-        content = json.loads(text, object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, _Pairs)
+    except ValueError as error:
         raise DataError(f"the prompt file {file} is not JSON: {error}") from error
     found = _by_class(content, file, classes, class_ids)
     lacking = [classes[label] for label in range(len(classes)) if label not in found]
@@ -251,7 +252,7 @@ def _is_sentence(value: object) -> bool:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_text(file)
     except FileNotFoundError:
         raise DataError(f"there is no prompt file {file}") from None
     except (OSError, UnicodeDecodeError) as error:

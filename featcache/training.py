@@ -71,7 +71,7 @@ def train(
     """The fitted parameters of each run, in order. Runs share the fields of their method that are not float.
 
     Inert runs (alpha 0) are not trained: they keep their starting parameters, which their logits ignore.
-    `progress` is called from worker threads. An exception, Ctrl-C included, stops every stack within an epoch.
+    `progress` is called from worker threads. An exception, Ctrl-C included, stops every stack within a step.
     """
     stacks, at_once = _cut(runs, tasks)
     stop = threading.Event()
@@ -157,13 +157,13 @@ def _train_stack(
         optimiser.step(gradient(method, params, batch, frozen, hyper))
 
     for epoch in range(recipe.epochs):
-        if stop.is_set():
-            break
         rows = [_epoch_rows(tasks[draw], init_seed, epoch, recipe) for draw, init_seed in groups]
         image = torch.split(torch.stack([image for image, _ in rows]), recipe.batch_size, dim=1)  # (G, b, D) each
         label = torch.split(torch.stack([label for _, label in rows]), recipe.batch_size, dim=1)  # (G, b) each
         by_step = recipe.schedule == "cosine-step"
         for step, batch in enumerate(zip(image, label, strict=True)):
+            if stop.is_set():
+                break
             if step == 0 or by_step:
                 changed = optimiser.set_lr([recipe.lr_at(epoch + by_step * step / len(image), run.lr) for run in runs])
                 if changed and replayed:

@@ -2,6 +2,7 @@
 
     python -m tests.damage_sweep                every byte twice, every length: some tens of minutes on two cores
     python -m tests.damage_sweep --every 20     each 20th
+    python -m tests.damage_sweep --share 2/8    the second eighth of all, for `python -m tests.torture`
 
 Each damaged file is opened and read by all there is to read one with, and a head is fitted on it, in a child process
 with a time limit. It must be refused with StoreError, or give exactly what the sound file gives. A wrong number,
@@ -27,6 +28,7 @@ import numpy as np
 
 from featcache.prompts import TextSet
 from featcache.store import Store
+from featcache.store.gate import vouch
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("store", "part")
@@ -122,6 +124,8 @@ def _child(kind: str) -> None:
     fit = _fit_of(path) if kind == "store" else ""
     for case in map(int, sys.stdin.read().split()):
         path.write_bytes(damaged(good, case))
+        if kind == "store":
+            vouch(path)  # as if the disk had damaged what was written here: no child reads it first
         try:
             outcome = _outcome(kind, path, expected, fit)
         except BaseException as error:
@@ -309,6 +313,7 @@ def sizes() -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="take each N-th case only")
+    parser.add_argument("--share", default="1/1", metavar="I/N", help="the I-th of N equal shares of the cases")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -316,9 +321,10 @@ def main() -> None:
         _child(options.child)
         return
     failed = False
+    share, shares = map(int, options.share.split("/"))
     for kind, size in sizes().items():
         start = time.monotonic()
-        counts = sweep(kind, list(range(0, 3 * size, options.every)), jobs=options.jobs)
+        counts = sweep(kind, list(range(0, 3 * size, options.every))[share - 1 :: shares], jobs=options.jobs)
         failed |= bool(set(counts) - {"refused", "equal"})
         ended = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
         took = time.monotonic() - start

@@ -299,6 +299,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="how many random kills at least")
     parser.add_argument("--faults", default="0", help="how many faults at boundaries, drawn at random, or all")
+    parser.add_argument("--share", default="1/1", metavar="I/N", help="the I-th of N equal shares of the faults")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -320,9 +321,12 @@ def main() -> None:
         while kills < options.kills:
             kills += harness.kill_at_random(harness.stories[turn % len(harness.stories)], generator)
             turn += 1
+        generator = random.Random(f"{options.seed} faults")
         faults = [(story, fault) for story in harness.stories for fault in faults_of(story, generator)]
         if options.faults != "all":
             faults = generator.sample(faults, int(options.faults))
+        share, shares = map(int, options.share.split("/"))
+        faults = faults[share - 1 :: shares]
         for story, fault in faults:
             harness.fault(story, fault)
     for name, count in harness.counts.items():

@@ -20,6 +20,7 @@ from featcache.prompts import TextSet
 from featcache.store import Block, Contents, Spec, SplitContents, Store, Tower, write_store
 from featcache.store import places as store_places
 from featcache.store.checking import diff, verify
+from featcache.store.gate import vouch
 from featcache.store.places import check_name, list_stores, resolve, store_path
 from featcache.store.replacing import replacing
 from featcache.store.writing import check_resolution, to_stored
@@ -235,6 +236,7 @@ def test_a_flipped_byte_is_found_or_changes_nothing(written: Path, tmp_path: Pat
         data = bytearray(good)
         data[position] ^= generator.randrange(1, 256)
         damaged.write_bytes(data)
+        vouch(damaged)
         try:
             with Store(damaged) as store:
                 found = bool(verify(store))

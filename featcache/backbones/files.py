@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from featcache.backbones import hub
 from featcache.backbones.clip import BUNDLED_FOLDER, open_clip_module
 from featcache.backbones.names import BUNDLED, FOLDER, HUB, OWN, QUICK, Choice
+from featcache.bounded import check_npz, check_torch, parse_json, read_text
 from featcache.errors import ConfigError, DataError, UnknownNameError
 from featcache.store.spec import canonical_json
 
@@ -68,7 +68,7 @@ def model_config(choice: Choice, files: Files) -> dict[str, Any]:
         known: dict[str, Any] = open_clip_module().get_model_config(choice.architecture)
         return known
     try:
-        config = json.loads(files.config.read_text(encoding="utf-8"))["model_cfg"]
+        config = parse_json(read_text(files.config, "utf-8"))["model_cfg"]
         canonical_json(config)  # its digest is part of the key, and NaN has none
         if not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
             raise KeyError("embed_dim, vision_cfg or text_cfg")
@@ -89,8 +89,11 @@ def check_loads_safely(checkpoint: Path, architecture: str) -> None:
     """
     import torch
 
-    if checkpoint.suffix in (".safetensors", ".npz"):
-        return  # neither form can hold code; numpy unpickles nothing unless told to
+    if checkpoint.suffix == ".safetensors":
+        return  # it can hold no code, and its reader checks its sizes
+    if checkpoint.suffix == ".npz":  # nor can this: numpy unpickles nothing unless told to
+        _check_arrays(checkpoint, architecture)
+        return
     is_zip = zipfile.is_zipfile(checkpoint)
     if _is_torchscript(checkpoint):
         raise DataError(
@@ -98,13 +101,28 @@ def check_loads_safely(checkpoint: Path, architecture: str) -> None:
             f"code when it is read; {_openai_instead(architecture)}"
         )
     try:
+        check_torch(checkpoint)
         torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=is_zip or None)
+    except DataError as error:
+        raise DataError(f"the weights {checkpoint} do not load into {architecture}: {error}") from error
     except Exception as error:  # torch raises whatever the bytes provoke
         raise DataError(
             f"the weights {checkpoint} do not load into {architecture}: they are no plain tensors, or damaged "
             f"({type(error).__name__} of torch.load with weights_only=True), and nothing else in a file is run; if "
             "they are sound, save their state_dict as safetensors where you trust them"
         ) from error
+
+
+def _check_arrays(checkpoint: Path, architecture: str) -> None:
+    """Raise DataError for an .npz that claims more than is in it."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        check_npz(checkpoint, names)
+    except DataError:
+        raise
+    except Exception as error:  # whatever damaged bytes provoke in zipfile and numpy
+        raise DataError(f"the weights {checkpoint} do not load into {architecture}: {str(error)[:300]}") from error
 
 
 def _beside_config(choice: Choice) -> Files:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from featcache.backbones import hub
 from featcache.backbones.clip import open_clip_module
 from featcache.backbones.names import HUB
+from featcache.bounded import parse_json, read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def _repositories() -> Iterator[Entry]:
         config = hub.cached(name.removeprefix(HUB), hub.CONFIG)
         assert config is not None
         try:
-            yield _entry(name, json.loads(config.read_text(encoding="utf-8"))["model_cfg"], here=True)
+            yield _entry(name, parse_json(read_text(config, "utf-8"))["model_cfg"], here=True)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # no open_clip config after all; naming it as a backbone says what is wrong with it
 

@@ -11,6 +11,7 @@ import typer
 
 from featcache.commands import completing
 from featcache.errors import ConfigError, DataError, FeatcacheError, UnknownNameError
+from featcache.interrupts import code_of
 
 if TYPE_CHECKING:
     from featcache.datasets import Source
@@ -108,9 +109,9 @@ def prepare(
                 raise
             console.fail(f"{name}: {error}")
             failed.append(name)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             console.warn("stopped; what came is kept, and the same command goes on from there")
-            raise typer.Exit(130) from None
+            raise typer.Exit(code_of(stop)) from None
     if failed:
         raise DataError(
             f"{len(failed)} of {len(sources)} data sets are not prepared, as said above: {', '.join(failed)}"

@@ -36,6 +36,7 @@ _TRAINING = ("preset", "epochs", "lr", "batch_size", "weight_decay", "momentum",
 """Options that only a trained method heeds."""
 
 
+_KEPT = "no result was recorded of this search, those before it are kept; the same command fits it again"
 ALL = ("all",)
 """Methods asked for by this word: every one that a store has what it needs for."""
 
@@ -177,7 +178,7 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
     """One search and the id of its record."""
     recorder = Recorder(results_path(), sys.argv[1:], job_id)
     with (
-        stoppable("no result was recorded"),
+        stoppable(_KEPT),
         console.progress("fitting", "run-epochs", rate="run-epochs") as advance,
     ):
         learnt_for = partial(records.learnt_for, results_path())

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from featcache import console, reporting
 from featcache import results as records
+from featcache.bounded import read_text
 from featcache.commands import MAX_INT
 from featcache.commands.extracting import MachineOptions, Source, extract_one, plan_of
 from featcache.commands.fitting import FitOptions, Job, check_effect, fit_one, identify, jobs_of
@@ -121,10 +122,10 @@ def run(file: Path, *, data: Path | None, machine: MachineOptions, only_plan: bo
 def read(file: Path, *, data: Path | None, device: str) -> PlanFile:
     """The checked content of a plan file; raises ConfigError that names the table and the key."""
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(file, "utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no plan file {file}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the plan file {file} cannot be read as TOML: {error}") from error
     _check_keys(content, {"data": str, "extract": dict, "fit": list}, f"{file}")
     extract = _table(content.get("extract"), {"datasets": (str,), "backbones": (str,), **_SOURCE, **_REQUEST}, file)

@@ -77,7 +77,7 @@ def add(
                 continue
             if held is not None and prompts.name == DEFAULT and not held.sentences:
                 raise ConfigError(f"the default text of {opened.name} was imported and is not written over")
-            with stoppable("nothing was added"):
+            with stoppable("nothing was added; the same command adds it"):
                 embedding = encoder.encode_texts(prompts.sentences, pick_device(device))
             made[prompts.name] = encoded(prompts, embedding, encoder.identity.tower)
     if not made:

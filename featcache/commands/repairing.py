@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +22,7 @@ from featcache.errors import DataError, InputError, StoreError
 from featcache.extraction import Request, carry_out, make_plan
 from featcache.store import Store
 from featcache.store.damage import NO_DAMAGE, Damage, find_damage
-from featcache.store.reading import BLOCK_ROWS
+from featcache.store.reading import BLOCK_ROWS, open_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,9 +246,16 @@ def _opened(path: Path) -> Store:
 def _noted(path: Path) -> Mapping[str, Any]:
     """What a store that does not open says of where it came from, for a message and nothing else."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(path) as file:
             noted = json.loads(bytes(file.attrs["provenance"]))
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError):  # whatever h5py makes of damaged bytes
+    except (
+        StoreError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ):  # whatever h5py makes of damaged bytes
         return {}
     return noted if isinstance(noted, dict) else {}
 

@@ -10,18 +10,19 @@ import typer
 
 from featcache import console
 from featcache.errors import FeatcacheError, InputError
+from featcache.interrupts import code_of
 
 T = TypeVar("T")
 
 
 @contextmanager
 def stoppable(kept: str) -> Iterator[None]:
-    """Ctrl-C ends in one line and exit code 130."""
+    """Ctrl-C ends in one line and exit code 130, SIGTERM in 143."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.warn(f"stopped; {kept}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(code_of(stop)) from None
 
 
 def each(items: Sequence[tuple[str, T]], do: Callable[[T], Any]) -> None:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from featcache.bounded import read_text
 from featcache.datasets.catalogue import CATALOGUE, Source
 from featcache.datasets.folders import read_folder
 from featcache.datasets.hub import read_hub
@@ -73,7 +74,7 @@ def _own_name(name: str) -> str:
 
 def _read_names(file: Path, num_classes: int, dataset: str) -> tuple[str, ...]:
     try:
-        names = file.read_text(encoding="utf-8-sig").splitlines()
+        names = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read class names from {file}: {error}") from error
     if len(names) != num_classes:

@@ -7,12 +7,13 @@ there, the data set's own lists are read, as CoOp does (lists.py).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from featcache import bounded
+from featcache.bounded import TEXT_BYTES, parse_json
 from featcache.datasets.about import About
 from featcache.datasets.listing import (
     ROOT_HINT,
@@ -116,15 +117,15 @@ class CoopLayout:
 def _read_json(file: Path) -> dict[str, list[Any]]:
     """The file's lists, by split; val may be absent."""
     try:
-        data = file.read_bytes()
-    except OSError as error:
+        data = bounded.read_bytes(file, TEXT_BYTES)
+    except (OSError, DataError) as error:
         raise DataError(f"split file {file} cannot be read as JSON: {error}") from error
     return _parsed(data, str(file))
 
 
 def _parsed(data: bytes, file: str) -> dict[str, list[Any]]:
     try:
-        content = json.loads(data.decode("utf-8"))
+        content = parse_json(data.decode("utf-8"))
     except ValueError as error:
         raise DataError(f"split file {file} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or set(content) - {"val"} != {"train", "test"}:

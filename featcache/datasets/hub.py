@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featcache.bounded import IMAGE_BYTES, read_bytes
 from featcache.datasets.folders import (
     SEEDED,
     SPLIT_SEED,
@@ -78,7 +79,7 @@ class HubReader:
             split, state, row = path.split("/")
             stored = _kept_column(self.files[split], self.column, state)[int(row)].as_py() or {}
             if stored.get("bytes") is None and stored.get("path"):
-                return Path(stored["path"]).read_bytes()  # kept as a file beside the Arrow files
+                return read_bytes(Path(stored["path"]), IMAGE_BYTES)  # kept as a file beside the Arrow files
         except (KeyError, ValueError, IndexError) as error:
             raise DataError(f"image {path} is not in {self.title}") from error
         except OSError as error:

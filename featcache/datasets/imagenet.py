@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from featcache.bounded import read_text
 from featcache.datasets.about import About
 from featcache.datasets.listing import first_few, image_names, own_folder, sub_folders
 from featcache.datasets.manifest import FileReader, Manifest, Split, split_of
@@ -160,7 +161,7 @@ def _names(root: Path) -> tuple[dict[str, str], str]:
 def _read_names(file: Path) -> dict[str, str]:
     """WordNet id -> class name. Raises DataError for a line without a name and for an id that is listed twice."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read class names from {file}: {error}") from error
     names: dict[str, str] = {}

@@ -8,16 +8,15 @@ everywhere, of the same sizes as CoOp's, but not CoOp's.
 
 from __future__ import annotations
 
-import importlib
-import json
 import random
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
+from featcache.bounded import parse_json, read_text
 from featcache.datasets.listing import Entry, Listed, image_names, sub_folders
+from featcache.datasets.mat import read_rows
 from featcache.errors import DataError
 
 SPLIT_SEED: Final = 1
@@ -57,7 +56,7 @@ def class_folders(
 
 def oxford_flowers(root: Path) -> Listed:
     """imagelabels.mat gives the class of each numbered image, cat_to_name.json the classes' names."""
-    labels = _mat(root / "imagelabels.mat", "labels")
+    (labels,) = read_rows((root / "imagelabels.mat", "labels"))
     names = _read_json(root / "cat_to_name.json")
     classes: dict[int, ClassImages] = {}  # in order of first appearance
     for number, label in enumerate(_integers(labels, root / "imagelabels.mat"), start=1):
@@ -88,20 +87,22 @@ def _pets(file: Path) -> list[Entry]:
 def stanford_cars(root: Path) -> Listed:
     """The .mat files of the devkit and of the test labels; the year moves to the front of a class name."""
     meta = root / "devkit" / "cars_meta.mat"
-    names = [_year_first(_text(name, meta)) for name in _mat(meta, "class_names")]
-    trainval = _cars(root / "devkit" / "cars_train_annos.mat", "cars_train", names)
-    test = _cars(root / "cars_test_annos_withlabels.mat", "cars_test", names)
+    train_file, test_file = root / "devkit" / "cars_train_annos.mat", root / "cars_test_annos_withlabels.mat"
+    named, *records = read_rows((meta, "class_names"), (train_file, "annotations"), (test_file, "annotations"))
+    names = [_year_first(_text(name, meta)) for name in named]
+    trainval = _cars(records[0], train_file, "cars_train", names)
+    test = _cars(records[1], test_file, "cars_test", names)
     return Listed(
         _cut_val(trainval, test), f"devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat, {_VAL_RULE}"
     )
 
 
-def _cars(file: Path, folder: str, names: list[str]) -> list[Entry]:
+def _cars(records: list[Any], file: Path, folder: str, names: list[str]) -> list[Entry]:
     entries: list[Entry] = []
-    for record in _mat(file, "annotations"):
+    for record in records:
         try:
-            image, label = _text(record["fname"], file), int(record["class"].item())
-        except (IndexError, ValueError, TypeError, AttributeError) as error:
+            image, label = _text(record["fname"], file), int(record["class"])
+        except (LookupError, ValueError, TypeError) as error:
             raise DataError(f"{file} is not as the data set has it: each annotation needs fname and class") from error
         if not 1 <= label <= len(names):
             raise DataError(f"{file} gives {image} the class {label}, but cars_meta.mat names {len(names)}")
@@ -221,7 +222,7 @@ def _label(name: str, labels: dict[str, int], place: str) -> int:
 def _lines(file: Path) -> list[tuple[str, str]]:
     """(place for messages, text) of each line that is not empty. Raises DataError where there are none."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file, "utf-8")
     except FileNotFoundError as error:
         raise DataError(f"{file} is not there") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -234,7 +235,7 @@ def _lines(file: Path) -> list[tuple[str, str]]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_text(file, "utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{file} is not there") from error
     except (OSError, ValueError) as error:
@@ -242,22 +243,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{file} must be an object that maps class numbers to names; found {type(content).__name__}")
     return content
-
-
-def _mat(file: Path, variable: str) -> Any:
-    """The first row of a variable in a MATLAB file, an array of the kind scipy makes of it."""
-    try:
-        scipy_io = importlib.import_module("scipy.io")  # here, since only two data sets need it
-    except ImportError as error:
-        raise DataError(f"reading {file} needs scipy: pip install scipy, or featcache[data]") from error
-    if not file.is_file():
-        raise DataError(f"{file} is not there")
-    try:
-        return scipy_io.loadmat(file)[variable][0]
-    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, zlib.error) as error:
-        raise DataError(f"{file} is not the MATLAB file the data set has: no row {variable} in it ({error})") from error
-    except scipy_io.matlab.MatReadError as error:
-        raise DataError(f"{file} is not a MATLAB file: {error}") from error
 
 
 def _integers(row: Any, file: Path) -> list[int]:
@@ -269,7 +254,6 @@ def _integers(row: Any, file: Path) -> list[int]:
 
 def _text(cell: Any, file: Path) -> str:
     """The text in a cell of a MATLAB file."""
-    try:
-        return str(cell.item() if cell.size == 1 else cell[0])
-    except (AttributeError, IndexError, ValueError) as error:
-        raise DataError(f"{file} is not as the data set has it: a text is expected, found {cell!r}") from error
+    if not isinstance(cell, str):
+        raise DataError(f"{file} is not as the data set has it: a text is expected, found {cell!r}")
+    return cell

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache import views
+from featcache.bounded import IMAGE_BYTES, read_bytes
 from featcache.errors import DataError
 
 
@@ -84,7 +85,7 @@ class FileReader:
     def read_bytes(self, path: str) -> bytes:
         """The file's bytes."""
         try:
-            return (self.root / path).read_bytes()
+            return read_bytes(self.root / path, IMAGE_BYTES)
         except OSError as error:
             raise self._absent(path, error) from error
 

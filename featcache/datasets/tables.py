@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
 from featcache import remote
+from featcache.bounded import read_text
 from featcache.datasets.folders import SEEDED, TEMPLATE, VAL_NAMES, split_classes, splits_of, user_path
 from featcache.datasets.listing import SPLITS, check_listed, first_few, leaves_folder
 from featcache.datasets.manifest import Manifest, Split, split_of
@@ -160,7 +161,7 @@ def _rows(file: _Table) -> Iterator[_Row]:
 def _read(file: _Table) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The header's names in lower case, and the other lines' fields with their numbers."""
     try:
-        text = (remote.read_bytes(str(file)) if is_url(str(file)) else Path(str(file)).read_bytes()).decode("utf-8-sig")
+        text = remote.read_bytes(str(file)).decode("utf-8-sig") if is_url(str(file)) else read_text(Path(str(file)))
     except FileNotFoundError as error:
         raise DataError(f"no table at {str(file)!r}: csv:FILE takes a table of images; {_FORM}") from error
     except OSError as error:

@@ -185,15 +185,16 @@ def decode(work: Work, items: Items, order: Iterable[int], machine: Machine) -> 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C, which a terminal sends to all: this one stops and ends them in order."""
+    """Processes started inside ignore Ctrl-C and SIGTERM, which come to all: this one stops and ends them in order."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers, and only it is interrupted
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Images(Dataset[Decoded]):
@@ -228,3 +229,4 @@ class _Images(Dataset[Decoded]):
 
 def _one_thread(worker: int) -> None:  # noqa: ARG001
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for which torch has just set a handler of its own

@@ -118,7 +118,7 @@ def _map(file: Path) -> NDArray[Any]:
     try:
         # Unlike np.load it never turns to pickle.
         mapped: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+    except Exception as error:  # numpy parses the header as Python, so damage makes it trip over anything
         raise DataError(f"{file} cannot be read as a plain .npy array: {error}") from error
     if mapped.ndim != 2 or mapped.dtype.kind != "f" or 0 in mapped.shape:
         raise DataError(f"{file} must hold floats (1 row or more, width); found {mapped.dtype} {mapped.shape}")
@@ -130,19 +130,21 @@ def _row_of(arrays: Sequence[Path], tables: Sequence[Path]) -> dict[str, int]:
     row_of: dict[str, int] = {}
     width = _map(arrays[0]).shape[1]
     for array, table in zip(arrays, tables, strict=True):
-        shape, paths = _map(array).shape, _paths(table)
+        shape = _map(array).shape
         if shape[1] != width:
             raise DataError(f"{array} is {shape[1]} wide, but {arrays[0]} is {width}")
-        if shape[0] != len(paths):
-            raise DataError(f"{array} holds {shape[0]} rows, but {table} names {len(paths)} images")
+        paths = _paths(table, array, shape[0])
         for path in paths:
             if row_of.setdefault(path, len(row_of)) != len(row_of) - 1:
                 raise DataError(f"{table} names {path} a second time; each image must have one row")
     return row_of
 
 
-def _paths(table: Path) -> list[str]:
-    """The image paths of a metadata file, tidied. Raises DataError where it has none, ConfigError without pyarrow."""
+def _paths(table: Path, array: Path, num_rows: int) -> list[str]:
+    """The image paths of an array's metadata file, tidied.
+
+    Raises DataError where it has none or another number of them, ConfigError without pyarrow.
+    """
     parquet = _parquet()
     try:
         with parquet.ParquetFile(table) as opened:
@@ -151,10 +153,12 @@ def _paths(table: Path) -> list[str]:
                     f"{table} has no column image_path, so its rows cannot be told apart; its columns: "
                     f"{', '.join(opened.schema_arrow.names)}"
                 )
+            if opened.metadata.num_rows != num_rows:  # which it may claim in trillions, in a few bytes
+                raise DataError(f"{array} holds {num_rows} rows, but {table} names {opened.metadata.num_rows} images")
             paths = opened.read(columns=["image_path"]).column("image_path").to_pylist()
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # damage makes the reader trip over anything
         raise DataError(f"{table} cannot be read as parquet: {str(error)[:200]}") from error
     bad = [path for path in paths if not isinstance(path, str)]
     if bad:

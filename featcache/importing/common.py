@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.bounded import read_text
 from featcache.errors import DataError
 from featcache.prompts import DEFAULT, TextSet
 from featcache.store import Block, Contents, Spec, SplitContents, Tower, write_store
@@ -179,7 +180,7 @@ def class_names(count: int, file: Path | None) -> tuple[str, ...]:
     if file is None:
         return tuple(f"class {index}" for index in range(count))
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read class names from {file}: {error}") from error
     if len(lines) != count:

@@ -5,8 +5,6 @@ val may be absent; so may `text_features` (C, D), `class_names` (C,), `logit_sca
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.bounded import check_npz
 from featcache.errors import DataError
 from featcache.importing.common import (
     UNKNOWN,
@@ -31,17 +30,8 @@ _KNOWN = (
     *(f"{split}_{what}" for split in SPLITS for what in ("features", "labels")),
     *("text_features", "class_names", "logit_scale", "backbone"),
 )
-# NotImplementedError and RuntimeError: zip members of a kind, or under a password, that zipfile does not read.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_NPY = b"\x93NUMPY"
+"""How a single array begins, which has no names."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -96,12 +86,18 @@ def _read(file: Path) -> Arrays:
     try:
         # Opened here: np.load leaves its own handle open when the zip is damaged.
         with file.open("rb") as opened:
-            loaded = np.load(opened, allow_pickle=False)
-            found = [] if isinstance(loaded, np.ndarray) else list(loaded.files)
-            arrays = {name: loaded[name] for name in found if name in _KNOWN}
+            if opened.read(len(_NPY)) == _NPY:
+                found, arrays = [], {}
+            else:
+                found = check_npz(file, _KNOWN)
+                opened.seek(0)
+                loaded = np.load(opened, allow_pickle=False)
+                arrays = {name: loaded[name] for name in found if name in _KNOWN}
     except FileNotFoundError:
         raise DataError(f"there is no file {file}") from None
-    except _UNREADABLE as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged or hostile file makes zipfile and numpy trip over anything
         raise DataError(f"{file} cannot be read as an .npz of plain arrays: {error}") from error
     _check_names(found, file)
     return arrays

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.bounded import check_torch
 from featcache.errors import DataError
 from featcache.importing.common import file_digest, text_set
 from featcache.prompts import TextSet
@@ -98,6 +99,7 @@ def _load(file: Path) -> Tensor:
     try:
         with file.open("rb") as opened:
             mapped = opened.read(4) == b"PK\x03\x04"  # torch maps only what it wrote as a zip, since 1.6
+        check_torch(file)
         if mapped:
             _check_sums(file)
         with warnings.catch_warnings():
@@ -114,7 +116,7 @@ def _load(file: Path) -> Tensor:
 
 def _check_sums(file: Path) -> None:
     """Raises DataError where a record does not fit its checksum: torch itself does not look."""
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(file) as archive:  # nothing in it is packed, as check_torch found
         damaged = archive.testzip()
     if damaged is not None:
         raise DataError(f"{file} is damaged: {damaged} in it does not fit its checksum")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import StoreError
-from featcache.store.reading import Store
-from featcache.store.writing import content_digest, row_digest
+from featcache.store.bounds import array_of
+from featcache.store.reading import Store, open_file
+from featcache.store.writing import content_digest, dataset_names, row_digest
 
 Progress = Callable[[int, int], None]
 """Told how much has just been done, and of how much in all."""
@@ -178,10 +178,19 @@ def _text_problem(store: Store, name: str) -> str:
 
 def _digest_problems(store: Store) -> list[str]:
     """What the content digest tells that nothing else does."""
-    with h5py.File(store.path, "r", locking=False) as file:
+    with open_file(store.path) as file:
         try:
+            for name in dataset_names(file):
+                array_of(file, name, store.path.parent)
             found = content_digest(file)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:  # whatever h5py makes of damaged bytes
+        except (
+            StoreError,
+            OSError,
+            LookupError,
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:  # whatever h5py makes of damaged bytes
             return [f"an array does not read: {error}"]
     return [] if found == store.content else ["the content digest does not fit the content"]
 

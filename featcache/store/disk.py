@@ -8,17 +8,19 @@ which is raised once the file is closed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import h5py
+
+from featcache.interrupts import deferred
 
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[h5py.File]:
     """A new file at `path`, closed at the end of the block; raises OSError where the disk refused a byte of it."""
     disk = _Disk(path)
-    try:
+    with deferred(), closing(disk):  # an exception where HDF5 calls back would crash it
         try:
             with h5py.File(disk, "w", libver="latest") as file:
                 yield file
@@ -27,8 +29,6 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
                 raise
         if disk.refusal is not None:  # all else that went wrong follows from it
             raise disk.refusal
-    finally:
-        disk.close()
 
 
 class _Disk:

@@ -13,6 +13,7 @@ from featcache import remote
 from featcache.errors import StoreError
 from featcache.store.claims import turn
 from featcache.store.copying import contents_of
+from featcache.store.gate import vouch
 from featcache.store.places import check_name, home, key_of, make_folder, stores_folder
 from featcache.store.reading import Store
 from featcache.store.replacing import replacing
@@ -97,6 +98,7 @@ def _bring(url: str, file: Path) -> None:
             raise StoreError(f"what is at {url} is no featcache store")
         with Store(temporary):
             pass  # a damaged header is a StoreError
+    vouch(file)  # it was read apart under its other name
 
 
 def _key_at(url: str) -> str | None:

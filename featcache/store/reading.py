@@ -19,7 +19,8 @@ Layout (N rows, V views, C classes, D embedding, T sentences, M images of a spli
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,8 @@ from numpy.typing import NDArray
 from featcache.errors import StoreError, UnknownNameError
 from featcache.prompts import TextSet
 from featcache.store import virtual
+from featcache.store.bounds import HARMLESS, array_of, check_links, check_numbers
+from featcache.store.gate import admit
 from featcache.store.sealing import SEAL, seal_of
 from featcache.store.spec import FORMAT, Spec
 from featcache.store.virtual import Run
@@ -47,14 +50,16 @@ _VIRTUAL_ROWS = 128
 class Store:
     """A consistent snapshot of one store, open for reading; use as a context manager or close it.
 
-    Raises StoreError where the file is not a store, is damaged, or was made by another format.
+    Raises StoreError where the file is not a store, is damaged, or was made by another format. One that this
+    installation did not make is first read by a process apart (featcache/store/gate.py).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._runs: dict[str, list[Run]] = {}
+        self._arrays: dict[str, h5py.Dataset] = {}
         self._mend = f"`featcache cache rm {path.stem}` followed by the same extract or import makes it anew"
-        self._file = _open(path)
+        self._file = open_file(path)
         try:
             with self._reading():
                 self._read_header()
@@ -75,14 +80,16 @@ class Store:
         if self.spec.key != self.key:
             raise StoreError(f"{self.path} is damaged: its key does not belong to its spec; {self._mend}")
         self.content = _text(attrs, "content")
-        self.logit_scale = float(attrs["logit_scale"])
-        self.logit_bias = float(attrs["logit_bias"])
+        self.logit_scale, self.logit_bias = _number(attrs, "logit_scale"), _number(attrs, "logit_bias")
         self.norm = _text(attrs, "norm")
         self.created = _text(attrs, "created")
-        self.versions: dict[str, str] = json.loads(_text(attrs, "versions"))
-        self.provenance: dict[str, Any] = json.loads(_text(attrs, "provenance"))
-        self.classes = tuple(_strings(self._file["classes/name"]))
-        self.class_ids = tuple(_strings(self._file["classes/id"]))
+        self.versions: dict[str, str] = _json(attrs, "versions")
+        self.provenance: dict[str, Any] = _json(attrs, "provenance")
+        _check_draws(self.provenance)
+        self.classes = tuple(_strings(self._stored("classes/name")))
+        self.class_ids = tuple(_strings(self._stored("classes/id")))
+        if len(self.classes) != len(self.class_ids):
+            raise StoreError(f"{self.path} is damaged: not every class has a name and an id; {self._mend}")
 
     @property
     def name(self) -> str:
@@ -93,6 +100,7 @@ class Store:
     def splits(self) -> tuple[str, ...]:
         """The splits the data set has, in the order train, val, test."""
         with self._reading():
+            check_links(self._file, "manifest")
             return tuple(split for split in SPLITS if split in self._file["manifest"])
 
     @cached_property
@@ -105,51 +113,56 @@ class Store:
     def dim(self) -> int:
         """D, the width of an embedding."""
         with self._reading():
-            return int(self._file[self.splits[0]]["image"].shape[2])
+            return int(self._image(self.splits[0]).shape[2])
 
     def num_rows(self, split: str) -> int:
         """N, the stored rows of a split."""
         with self._reading():
-            return int(self._file[split]["image"].shape[0])
+            return int(self._image(split).shape[0])
 
     def num_views(self, split: str) -> int:
         """V, the stored views of each row of a split, view 0 included."""
         with self._reading():
-            return int(self._file[split]["image"].shape[1])
+            return int(self._image(split).shape[1])
 
     def label(self, split: str) -> NDArray[np.int64]:
         """(M,) the class of every image of the split in the data set, stored or not."""
         with self._reading():
-            label: NDArray[np.int64] = self._file["manifest"][split]["label"][:].astype(np.int64)
+            label: NDArray[np.int64] = self._stored(f"manifest/{split}/label")[:].astype(np.int64)
+            check_numbers(label, f"the labels of {split}", below=len(self.classes))
         return label
 
     def path_at(self, split: str, row: int) -> str:
         """The path of one image of the split in the data set."""
         with self._reading():
-            return str(self._file["manifest"][split]["path"][row].decode("utf-8"))
+            return str(self._stored(f"manifest/{split}/path")[row].decode("utf-8"))
 
     def paths(self, split: str) -> list[str]:
         """(M,) the path of every image of the split in the data set, stored or not."""
         with self._reading():
-            return _strings(self._file["manifest"][split]["path"])
+            return _strings(self._stored(f"manifest/{split}/path"))
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """(N,) the manifest row of each stored row, ascending."""
         with self._reading():
-            row: NDArray[np.int64] = self._file[split]["row"][:]
+            row: NDArray[np.int64] = self._stored(f"{split}/row")[:].astype(np.int64)
+            check_numbers(row, f"the stored rows of {split}", below=self._num_images(split))
+            if (np.diff(row) <= 0).any() or len(row) != self._image(split).shape[0]:
+                raise StoreError(f"the stored rows of {split} are not one ascending number for each embedding")
         return row
 
     def missing(self, split: str) -> dict[int, str]:
         """The manifest rows whose image could not be read, with the reason."""
         with self._reading():
-            group = self._file[split]["missing"]
-            return dict(zip(group["row"][:].tolist(), _strings(group["reason"]), strict=True))
+            row = self._stored(f"{split}/missing/row")[:]
+            check_numbers(row, f"the unreadable images of {split}", below=self._num_images(split))
+            return dict(zip(row.tolist(), _strings(self._stored(f"{split}/missing/reason")), strict=True))
 
     def runs(self, split: str) -> list[Run]:
         """Where the split's embeddings lie in files beside the store; none where they lie in it."""
         if split not in self._runs:
             with self._reading():
-                stored = self._file[split]["image"]
+                stored = self._image(split)
                 self._runs[split] = virtual.runs_of(stored) if stored.is_virtual else []
         return self._runs[split]
 
@@ -166,7 +179,7 @@ class Store:
     def array(self, split: str, name: str, at: slice) -> NDArray[Any]:
         """Rows `at` of one of the split's arrays, as stored: image, crop, source, digest or row."""
         with self._reading():
-            stored = self._file[split][name]
+            stored = self._stored(f"{split}/{name}")
             beside = name == "image" and bool(self.runs(split))  # of files that a store may have, or it raises
             values: NDArray[Any] = stored[at]
             if beside:
@@ -176,19 +189,19 @@ class Store:
     def length(self, name: str) -> int:
         """How many entries an array has, by its path in the file."""
         with self._reading():
-            return int(self._file[name].shape[0])
+            return int(self._stored(name).shape[0])
 
     def blocks(self, name: str, size: int) -> Iterator[NDArray[Any]]:
         """An array by its path in the file, `size` entries at a time."""
         for start in range(0, self.length(name), size):
             with self._reading():
-                values: NDArray[Any] = self._file[name][start : start + size]
+                values: NDArray[Any] = self._stored(name)[start : start + size]
             yield values
 
     def chunk_rows(self, split: str, name: str) -> int:
         """How many rows of an array lie in one chunk, under one checksum."""
         with self._reading():
-            stored = self._file[split][name]
+            stored = self._stored(f"{split}/{name}")
             if stored.is_virtual:
                 return min(_VIRTUAL_ROWS, int(stored.shape[0]))
             return int(stored.chunks[0]) if stored.chunks else max(1, int(stored.shape[0]))
@@ -196,7 +209,7 @@ class Store:
     def gather(self, split: str, name: str, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The stored rows at `positions` (ascending or not) of one array; damage to others does not matter."""
         with self._reading():
-            stored = self._file[split][name]
+            stored = self._stored(f"{split}/{name}")
             beside = name == "image" and bool(self.runs(split))
             out = np.empty((len(positions), *stored.shape[1:]), dtype=stored.dtype)
             for start in range(0, stored.shape[0], BLOCK_ROWS):
@@ -218,15 +231,18 @@ class Store:
             hint = f"`featcache prompts add {self.name} SET` adds one without the images"
             raise UnknownNameError(f"text set of {self.name}", name, self.text_sets, hint=hint)
         with self._reading():
-            group = self._file["text"][name]
-            return TextSet(
-                embedding=group["embedding"][:],
-                label=group["class"][:],
-                template=group["template"][:],
-                templates=tuple(_strings(group["templates"])),
-                origin=_text(group.attrs, "origin"),
-                sentences=tuple(_strings(group["sentence"])),
+            found = TextSet(
+                embedding=self._stored(f"text/{name}/embedding")[:],
+                label=self._stored(f"text/{name}/class")[:],
+                template=self._stored(f"text/{name}/template")[:],
+                templates=tuple(_strings(self._stored(f"text/{name}/templates"))),
+                origin=_text(self._file["text"][name].attrs, "origin"),
+                sentences=tuple(_strings(self._stored(f"text/{name}/sentence"))),
             )
+            check_numbers(found.label, f"the classes of the text set {name}", below=len(self.classes))
+            if found.embedding.shape != (len(found.label), self.dim) or found.embedding.dtype != np.float32:
+                raise StoreError(f"the text set {name} holds {found.embedding.dtype} {found.embedding.shape}")
+            return found
 
     def close(self) -> None:
         """Close the file."""
@@ -240,20 +256,39 @@ class Store:
     ) -> None:
         self.close()
 
+    def _stored(self, name: str) -> h5py.Dataset:
+        """An array by its path in the file, found fit to be read."""
+        if name not in self._arrays:
+            self._arrays[name] = array_of(self._file, name, self.path.parent)
+        return self._arrays[name]
+
+    def _image(self, split: str) -> h5py.Dataset:
+        stored = self._stored(f"{split}/image")
+        if len(stored.shape) != 3 or stored.dtype.kind != "f" or 0 in stored.shape[1:]:
+            raise StoreError(f"the embeddings of {split} are {stored.dtype} {stored.shape}, not (rows, views, width)")
+        return stored
+
+    def _num_images(self, split: str) -> int:
+        return int(self._stored(f"manifest/{split}/path").shape[0])
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Anything HDF5 or the schema trips over inside becomes one StoreError."""
         try:
             yield
-        except StoreError:
-            raise
-        except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        except StoreError as error:
+            if str(self.path) in str(error):
+                raise
+            raise StoreError(f"{self.path} is damaged: {error}; {self._mend}") from error
+        except HARMLESS as error:
             raise StoreError(
                 f"{self.path} is damaged or incomplete, or made by an older featcache ({error}); {self._mend}"
             ) from error
 
 
-def _open(path: Path) -> h5py.File:
+def open_file(path: Path) -> h5py.File:
+    """The HDF5 file at a path, open for reading. Raises StoreError where there is none."""
+    admit(path)
     try:
         return h5py.File(path, "r", locking=False)
     except FileNotFoundError as error:
@@ -273,3 +308,26 @@ def _strings(stored: h5py.Dataset) -> list[str]:
 
 def _text(attrs: h5py.AttributeManager, name: str) -> str:
     return bytes(attrs[name]).decode("utf-8")
+
+
+def _number(attrs: h5py.AttributeManager, name: str) -> float:
+    value = float(attrs[name])
+    if not math.isfinite(value):
+        raise ValueError(f"its {name} is {value}")
+    return value
+
+
+def _json(attrs: h5py.AttributeManager, name: str) -> dict[str, Any]:
+    value = json.loads(_text(attrs, name))
+    if not isinstance(value, dict):
+        raise TypeError(f"its {name} is no mapping")
+    return value
+
+
+def _check_draws(provenance: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError unless the draws that a store names are pairs of whole numbers."""
+    for shots, seed in provenance.get("draws", []):
+        if type(shots) is not int or type(seed) is not int or shots < 1:
+            raise ValueError(f"one of its draws is {shots!r}, {seed!r}")
+    if provenance.get("kind") == "extract" and not isinstance(provenance.get("command"), str):
+        raise ValueError("it does not say which command made it")

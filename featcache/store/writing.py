@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from featcache import __version__
 from featcache.errors import ConfigError, DataError
+from featcache.interrupts import check
 from featcache.prompts import TextSet
 from featcache.store import virtual
 from featcache.store.disk import new_hdf5
+from featcache.store.gate import vouch
 from featcache.store.replacing import replacing
 from featcache.store.sealing import SEAL, seal_of
 from featcache.store.spec import FORMAT, Spec, canonical_json
@@ -97,6 +99,7 @@ def write_store(path: Path, contents: Contents, *, unless: Callable[[], bool] = 
         _put_text(file, SEAL, seal_of(file.attrs))
     if contents.written_ns is not None:
         os.utime(path, ns=(contents.written_ns, contents.written_ns))
+    vouch(path)
 
 
 def to_stored(image: NDArray[np.float32], dtype: str) -> NDArray[Any]:
@@ -146,7 +149,7 @@ def content_digest(file: h5py.File) -> str:
     digest = hashlib.sha256()
     for name in sorted(set(file.attrs) - set(_NOT_IN_CONTENT)):
         digest.update(f"@{name}={canonical_json(_plain(file.attrs[name]))}\n".encode())
-    for name in sorted(_dataset_names(file)):
+    for name in sorted(dataset_names(file)):
         stored = file[name]
         digest.update(f"/{name} {stored.dtype.str} {stored.shape}\n".encode())
         for key in sorted(stored.parent.attrs):
@@ -157,7 +160,8 @@ def content_digest(file: h5py.File) -> str:
     return digest.hexdigest()
 
 
-def _dataset_names(file: h5py.File) -> list[str]:
+def dataset_names(file: h5py.File) -> list[str]:
+    """The paths of all arrays in a file."""
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     return names
@@ -226,6 +230,7 @@ def _write_split(file: h5py.File, name: str, split: SplitContents, contents: Con
         if image is not None:
             image[at] = block.image
         done = at.stop
+        check()  # between two blocks a signal may be raised
     assert done == len(split.row), "the blocks of a split hold exactly its rows"
 
 
