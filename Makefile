@@ -9,6 +9,7 @@
 # make torture  the long trials of docs/reliability.md: 100 kills, every fault, every byte damaged, each reader fuzzed for
 #             10 minutes; some hours, in turns of minutes. Run again, it goes on where it was (build/torture)
 # make torture-short  their short forms, as the test suite has them
+# The extras' many packages are resolved by uv, in seconds: pip tries versions one after another, for many minutes.
 # Each creates .venv and installs what it needs; PYTHON names another interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -72,7 +73,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,test-all]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev,test-all]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
