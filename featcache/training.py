@@ -73,9 +73,13 @@ def train(
     Inert runs (alpha 0) are not trained: they keep their starting parameters, which their logits ignore.
     `progress` is called from worker threads. An exception, Ctrl-C included, stops every stack within a step.
     """
-    stacks, at_once = _cut(runs, tasks)
+    num_weights = sum(value.numel() for value in _start(runs[0], tasks).values())
+    stacks, at_once = _cut(runs, tasks, num_weights)
     stop = threading.Event()
-    with products(recipe.products), side_by_side(at_once, each=_threads_each(runs[0], tasks, recipe, at_once)) as pool:
+    with (
+        products(recipe.products),
+        side_by_side(at_once, each=_threads_each(runs[0], num_weights, recipe, at_once)) as pool,
+    ):
         try:
             futures = [
                 pool.submit(_train_stack, [runs[index] for index in stack], tasks, recipe, progress, stop)
@@ -96,7 +100,7 @@ def num_run_epochs(runs: Sequence[Run], recipe: Recipe) -> int:
     return recipe.epochs * sum(not _inert(run) for run in runs)
 
 
-def _cut(runs: Sequence[Run], tasks: Sequence[Task]) -> tuple[list[list[int]], int]:
+def _cut(runs: Sequence[Run], tasks: Sequence[Task], num_weights: int) -> tuple[list[list[int]], int]:
     """The runs of each stack, by index, and how many stacks go side by side.
 
     Draws of unequal size (a class short of images, an unreadable one), or with text learnt on each, cannot share a
@@ -116,15 +120,15 @@ def _cut(runs: Sequence[Run], tasks: Sequence[Task]) -> tuple[list[list[int]], i
     for indices in alike.values():
         rounds = 1
         if on_cpu:
-            held = 2 * sum(value.nbytes for value in _start(runs[indices[0]], tasks).values())
-            rounds = -(-held * len(indices) // (STACK_BYTES * at_once))
+            held = 2 * 4 * num_weights * len(indices)  # float32, and as much of the optimiser's
+            rounds = max(1, -(-held // (STACK_BYTES * at_once)))
         pieces = min(at_once * rounds, len(indices))
         bounds = [len(indices) * piece // pieces for piece in range(pieces + 1)]
         stacks += [indices[low:high] for low, high in itertools.pairwise(bounds)]
     return stacks, max(1, min(at_once, len(stacks)))
 
 
-def _threads_each(run: Run, tasks: Sequence[Task], recipe: Recipe, at_once: int) -> int:
+def _threads_each(run: Run, num_weights: int, recipe: Recipe, at_once: int) -> int:
     """How many threads torch takes for each stack: one, unless a step's work is worth waiting for each other.
 
     2 cores, D 512, one run of batch 32: CLIP-Adapter's 131 k parameters take 1.1 ms a step with one thread and 4.6 ms
@@ -132,7 +136,7 @@ def _threads_each(run: Run, tasks: Sequence[Task], recipe: Recipe, at_once: int)
     """
     if isinstance(run.method, Stacked):
         return max(1, torch.get_num_threads() // at_once)
-    work = recipe.batch_size * sum(value.numel() for value in _start(run, tasks).values())
+    work = recipe.batch_size * num_weights
     return max(1, torch.get_num_threads() // at_once) if work >= WORTH_SHARING else 1
 
 

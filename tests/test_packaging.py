@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -36,9 +37,12 @@ def _tree() -> set[str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist and the wheel made from it."""
-    folder = tmp_path_factory.mktemp("dist")
+    folder, source = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source") / "featcache"
+    # A build writes into the tree: of two in one checkout, one would find the other's half-made files.
+    leave = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo", "site")
+    shutil.copytree(ROOT, source, ignore=leave)
     # The environment's own setuptools builds: nothing is fetched.
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -83,10 +83,11 @@ def test_draws_of_unequal_size_are_trained_apart() -> None:
 def test_a_wide_stack_is_cut_to_what_memory_serves_well(monkeypatch: pytest.MonkeyPatch) -> None:
     task, recipe = synthetic.task(), replace(COOP, epochs=2, batch_size=16)
     runs = _runs([0.1, 0.2, 0.4, 0.5, 0.7, 0.8, 0.9])
-    whole, _ = _cut(runs, [task])
+    weights = sum(value.numel() for value in runs[0].method.init(task, torch.Generator()).values())
+    whole, _ = _cut(runs, [task], weights)
     params = train(runs, [task], recipe)
     monkeypatch.setattr("featcache.training.STACK_BYTES", 1)
-    narrow, at_once = _cut(runs, [task])
+    narrow, at_once = _cut(runs, [task], weights)
     assert len(narrow) == len(runs) > len(whole)
     assert at_once <= max(1, torch.get_num_threads())
     for one, other in zip(train(runs, [task], recipe), params, strict=True):

@@ -6,7 +6,6 @@ Neither torch nor h5py is imported: the shell waits at every press of a key.
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -59,6 +58,8 @@ def presets(incomplete: str) -> list[str]:
 
 def results(incomplete: str) -> list[tuple[str, str]]:
     """Ids of the newest results, each with what it is."""
+    import sqlite3
+
     try:
         with closing(sqlite3.connect(f"{results_path().absolute().as_uri()}?mode=ro", uri=True)) as database:
             rows = database.execute(
