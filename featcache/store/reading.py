@@ -329,5 +329,5 @@ def _check_draws(provenance: Mapping[str, Any]) -> None:
     for shots, seed in provenance.get("draws", []):
         if type(shots) is not int or type(seed) is not int or shots < 1:
             raise ValueError(f"one of its draws is {shots!r}, {seed!r}")
-    if provenance.get("kind") == "extract" and not isinstance(provenance.get("command"), str):
-        raise ValueError("it does not say which command made it")
+    if not isinstance(provenance.get("command", ""), str):
+        raise ValueError("the command that made it is no text")

@@ -24,7 +24,7 @@ def read_all(path: str) -> int:
     Damage that HDF5 notices is no reason against a file: its reader finds it again and says what is damaged.
     """
     admit_unread(Path(path))
-    found = 0
+    found, before = 0, _peak_bytes()
     try:
         key_of(Path(path))
         with h5py.File(path, "r", locking=False) as file:
@@ -39,7 +39,9 @@ def read_all(path: str) -> int:
         _check_memory(error.__cause__ or error)
     except HARMLESS as error:
         _check_memory(error)
-    _check_peak()
+    # A file that took most of the memory it was given would take it here too.
+    if _peak_bytes() - before > confined.MEMORY_BYTES // 2:
+        raise MemoryError
     return found
 
 
@@ -77,12 +79,8 @@ def _check_memory(error: BaseException) -> None:
         raise MemoryError from error
 
 
-def _check_peak() -> None:
-    """A file that took most of the memory it was given would take it here too."""
-    status = Path("/proc/self/status")  # ru_maxrss would count what the parent held at the fork
-    if not status.exists():
-        return
-    lines = status.read_text(encoding="utf-8").splitlines()
-    peak = next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
-    if peak > confined.MEMORY_BYTES // 2:
-        raise MemoryError
+def _peak_bytes() -> int:
+    """The most memory this process has held at once, where the system tells; ru_maxrss would count its parent's."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
