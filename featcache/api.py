@@ -24,6 +24,7 @@ from featcache.heads.head import encoder_of
 from featcache.loading import class_range, data_set, draws_of, load_rows
 from featcache.loading import load_frozen as frozen_of
 from featcache.prompts import DEFAULT
+from featcache.results.recording import Recorder
 from featcache.search import search
 from featcache.store import Store
 from featcache.store.places import resolve, results_path
@@ -205,7 +206,7 @@ def fit(
     fitting.check_effect(options)
     job = fitting.Job(task.store.path, adapter, task.prompts, task.shots)
     store, file = task.store, results_path()
-    recorder = results.Recorder(file, ["fit", store.name, "--adapter", adapter]) if record else None
+    recorder = Recorder(file, ["fit", store.name, "--adapter", adapter]) if record else None
     kept: list[Any] = []
 
     def keep(outcome: Any, fitted: Any) -> None:

@@ -6,16 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.predictions import Answers, Items, Predictions
-from featcache.preparing import Settings
-from featcache.recipes import Recipe
-from featcache.selection import Score
-from featcache.shift import Shifted
+
+if TYPE_CHECKING:  # records of searches are read without torch
+    from featcache.preparing import Settings
+    from featcache.recipes import Recipe
+    from featcache.selection import Score
+    from featcache.shift import Shifted
 
 
 @dataclass(frozen=True, kw_only=True)

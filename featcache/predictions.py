@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from featcache.selection import Watch
-from featcache.store import Store
 from featcache.store.spec import canonical_json
+
+if TYPE_CHECKING:  # records of searches are read without torch
+    from torch import Tensor
+
+    from featcache.selection import Watch
+    from featcache.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,5 +98,7 @@ class Keeper:
 
 
 def _joined(blocks: list[tuple[Tensor, Tensor]]) -> Predictions:
+    import torch
+
     predicted, confidence = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
     return Predictions(predicted=predicted, confidence=confidence)

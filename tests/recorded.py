@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from featcache import recipes, registry, results
+from featcache import recipes, registry
 from featcache.commands.fitting import grid_of
 from featcache.heads import keeping
 from featcache.loading import load_rows
 from featcache.preparing import Settings
+from featcache.results.recording import Recorder
 from featcache.search import search
 from featcache.shift import Fitted
 from featcache.store import Store
@@ -43,7 +44,7 @@ def fitted(path: Path, file: Path, adapter: str, grid: dict | None = None, **set
                 **settings,  # type: ignore[arg-type]
             ),
             lambda shots: replace(recipes.make("adamw", shots=shots, dataset="any"), epochs=3),
-            record=results.Recorder(file, ["fit", "toy", "--adapter", adapter]),
+            record=Recorder(file, ["fit", "toy", "--adapter", adapter]),
             keep=keep,
         )
     return made

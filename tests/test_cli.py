@@ -17,7 +17,7 @@ import pytest
 
 from featcache import __version__
 from featcache.importing import import_npz
-from featcache.results import Recorder
+from featcache.results.recording import Recorder
 from featcache.store.gate import vouch
 from tests import synthetic
 from tests.commandline import Run, Said

@@ -19,6 +19,7 @@ from featcache.importing import import_npz
 from featcache.outcome import Outcome
 from featcache.predictions import Answers, Items, Predictions, items_of
 from featcache.preparing import Settings
+from featcache.results.recording import Recorder
 from featcache.results.schema import class_dtype
 from featcache.search import search
 from featcache.store import Store, write_store
@@ -50,7 +51,7 @@ def fitted(path: Path, file: Path, adapter: str, **settings: object) -> Outcome:
             store,
             Settings(adapter=adapter, **given),  # type: ignore[arg-type]
             lambda shots: recipes.make("adamw", shots=shots, dataset="any"),
-            record=results.Recorder(file, ["fit", "toy", "--adapter", adapter]),
+            record=Recorder(file, ["fit", "toy", "--adapter", adapter]),
         )
 
 

@@ -14,6 +14,7 @@ from featcache.errors import ConfigError, MissingRowsError, UnknownNameError
 from featcache.importing import import_npz
 from featcache.loading import data_set
 from featcache.recipes import Recipe
+from featcache.results.recording import Recorder
 from featcache.search import Outcome, Settings, search
 from featcache.selection import Score, choose
 from featcache.store import Store
@@ -98,7 +99,7 @@ def test_training_and_choice_are_blind_to_test(home: Path) -> None:
 
 def test_the_choice_is_recorded_before_test_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = home / "results.sqlite"
-    recorder = results.Recorder(file, ["fit"])
+    recorder = Recorder(file, ["fit"])
     with _store(home) as store:
         gathered: list[str] = []
         plain = Store.gather
@@ -225,7 +226,7 @@ def test_results_round_trip(home: Path) -> None:
             store,
             Settings(adapter="clip_adapter", grid={"alpha": (0.0, 0.5)}, shots=4),
             _recipe,
-            record=results.Recorder(file, ["fit", "toy"]),
+            record=Recorder(file, ["fit", "toy"]),
         )
     (row,) = results.summaries(file)
     assert (row.store, row.shots, row.num_draws, row.protocol) == ("toy", 4, 3, "fewshot-val")

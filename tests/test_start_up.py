@@ -40,3 +40,10 @@ def test_a_list_of_stores_imports_nothing_heavy(run: Run, tmp_path: Path) -> Non
 def test_a_fit_imports_torch_alone(run: Run, tmp_path: Path) -> None:
     assert run("import", save(tmp_path / "toy.npz", arrays()), "--name", "toy").code == 0
     assert heavy("fit", "toy", "--alpha-grid", "0,0.5", "--shots", "2", "--epochs", "2") == {"torch"}
+
+
+def test_a_list_of_results_imports_nothing_heavy(run: Run, tmp_path: Path) -> None:
+    assert run("import", save(tmp_path / "toy.npz", arrays()), "--name", "toy").code == 0
+    assert run("fit", "toy", "--alpha-grid", "0,0.5", "--shots", "2", "--epochs", "2").code == 0
+    assert heavy("results") == heavy("results", "--json") == set()
+    assert heavy("results", "1") == set()

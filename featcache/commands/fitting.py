@@ -23,7 +23,7 @@ from featcache.outcome import Outcome
 from featcache.preparing import Settings
 from featcache.prompts import DEFAULT
 from featcache.recipes import Recipe
-from featcache.results import Recorder
+from featcache.results.recording import Recorder
 from featcache.search import search
 from featcache.shift import Target, find, target
 from featcache.store import Store

@@ -88,7 +88,7 @@ class _Clerk:
 
     def record(self, outcome: Outcome, result: int | None, job_id: str) -> int:
         """The result's id; None: a new one."""
-        from featcache.results import Recorder
+        from featcache.results.recording import Recorder
 
         recorder = Recorder(self.results, self.command, job_id)
         recorder.search_id = result

@@ -14,7 +14,6 @@ from featcache.results.querying import (
     value_of,
 )
 from featcache.results.reading import Summary, done_job, fetch, summaries
-from featcache.results.recording import Recorder
 from featcache.results.removing import remove
 from featcache.results.texts import learnt_for
 
@@ -22,7 +21,6 @@ __all__ = [
     "GROUPABLE",
     "Answered",
     "Filters",
-    "Recorder",
     "Summary",
     "answered",
     "ask",
