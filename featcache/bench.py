@@ -261,6 +261,11 @@ def _rows_right(grid: Grid, index: int, logits: Tensor) -> int:
     return int((logits.argmax(dim=1) == grid.rows[index].label).sum())
 
 
+def rows_right(grid: Grid, index: int, alpha: float, params: Params) -> int:
+    """Rows that one run of the search gets right."""
+    return _rows_right(grid, index, _of_search(grid, index, alpha, params))
+
+
 @torch.no_grad()
 def _of_search(grid: Grid, index: int, alpha: float, params: Params) -> Tensor:
     """(N, C) logits as a search makes them."""

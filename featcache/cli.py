@@ -138,7 +138,11 @@ def extract_command(
         str, typer.Option(help="Share of the image an augmented view shows: 0.08:1 as CoOp, 0.5:1 as Tip-Adapter.")
     ] = "0.08:1",
     pixels: Annotated[
-        str, typer.Option(help="Who resizes: pil (the reference), or torch: faster, if embeddings drift little by it.")
+        str,
+        typer.Option(
+            help="Who resizes: pil (the reference), torch (faster), or device (decodes too: for a GPU that waits for the "
+            "CPU). Refused where embeddings drift."
+        ),
     ] = "pil",
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="However far they drift.")] = False,
     dtype: Annotated[str, typer.Option(help="How embeddings are stored: float16, float32, auto.")] = "auto",
@@ -457,6 +461,9 @@ def bench_command(
     ] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Images a class. Default: the largest extracted.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 3,
+    products: Annotated[
+        str | None, typer.Option(help="Also train under such products, tf32 or bf16: the time and the accuracy.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -464,7 +471,7 @@ def bench_command(
     from featcache.commands import benching
     from featcache.store.places import resolve
 
-    benching.bench(resolve(store), shots=shots, repeats=repeats, device=device, as_json=json)
+    benching.bench(resolve(store), shots=shots, repeats=repeats, device=device, as_json=json, products=products)
 
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning barriers stall every other process on the machine

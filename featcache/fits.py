@@ -158,7 +158,8 @@ def _solve(runs: Sequence[tuple[Task, Method]], served: Sequence[Sequence[Method
                 assert isinstance(method, Solved)
                 made = [method.solve(*pair) for pair in zip(tasks, hypers, strict=True)]
         vet_solved(served[members[0]], made, len(members), tasks[0])
-        return made
+        # As a head's file will hold them: strides pick the product's kernel, and so the last bits of logits.
+        return [{name: value.contiguous() for name, value in params.items()} for params in made]
 
     return _kind_by_kind([method for _, method in runs], together)
 

@@ -16,7 +16,8 @@ since the same commit; until then it cropped from the squashed image, which no s
 Given the same box, the pixels equal torchvision's on PIL images bit for bit (tests/test_views.py). Neither torch nor
 torchvision is imported: the processes that decode need PIL and numpy alone. Mean and std are applied later, on the
 device. With `pixels="torch"`, torch resizes, by the same filter on the same decoded image: sooner, and off by some
-levels of 256 here and there, so it is part of the key and gated on the drift of embeddings (extraction/drift.py).
+levels of 256 here and there, so it is part of the key and gated on the drift of embeddings (extraction/drift.py). With
+`pixels="device"` the tower's own device resizes, and decodes what JPEGs it can (extraction/on_device.py).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from featcache.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    import torch
+
 STYLES: Final = ("coop", "coop-2021", "clip")
-PIXELS: Final = ("pil", "torch")
+PIXELS: Final = ("pil", "torch", "device")
 INTERPOLATIONS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Named, because PIL left to itself also tries EPS, which starts Ghostscript on what a data set holds. MPO, the JPEG of
 # many telephones, is read by "JPEG".
@@ -74,7 +78,7 @@ class Transform:
     flip: float = 0.5
     """Probability that an augmented view is mirrored, in [0, 1]."""
     pixels: str = "pil"
-    """Who resizes: "pil", the reference, or "torch", which is faster."""
+    """Who resizes: "pil", the reference; "torch", which is faster; or the "device" of the tower, which decodes too."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -123,30 +127,77 @@ def decode(data: bytes, *, upright: bool = False) -> Image.Image:
     return image
 
 
+def plain_jpeg(data: bytes, *, upright: bool = False) -> tuple[int, int] | None:
+    """Width and height of a JPEG that any decoder brings to the same RGB; None for all else, which takes `decode`.
+
+    That is one of grey or YCbCr, whole to its end marker, no larger than `decode` takes, and not to be turned.
+    """
+    if not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as opened:
+                plain = opened.mode in ("RGB", "L") and not (upright and _turn(opened) is not None)
+                return opened.size if plain and opened.width and opened.height else None
+    except Exception:  # `decode` will say what is wrong with it
+        return None
+
+
+class Layout(NamedTuple):
+    """Where a view lies in its image, and how it is made of it."""
+
+    box: Box
+    """What the view shows, in the original image."""
+    flip: bool
+    """Mirrored left to right."""
+    cut: bool
+    """The box is cut out before resizing; else the whole image is resized, and the view cut out of that."""
+    resized: tuple[int, int]
+    """Width and height that the cut or the whole is brought to."""
+    corner: tuple[int, int]
+    """Left and top of the view in what has been resized."""
+
+    @property
+    def crop(self) -> NDArray[np.int32]:
+        """(5,) as a store keeps it: top, left, height, width, flip."""
+        return np.array([*self.box, self.flip], dtype=np.int32)
+
+
+def lay(size: tuple[int, int], transform: Transform, *, number: int, path: str, seed: int) -> Layout:
+    """The layout of one view of an image of this width and height.
+
+    Number 0 is the test transform; a later one is a function of (seed, path, number) and the image's size alone, so
+    view 7 needs no views 1 to 6 and no worker count, batch order or restart can change it. Raises DataError for an
+    image too narrow for a style that crops.
+    """
+    assert number >= 0, number
+    if number > 0:
+        box, flip = _random_crop(size, transform, _uniforms(seed, path, number))
+        return Layout(box, flip, cut=True, resized=(transform.size, transform.size), corner=(0, 0))
+    try:
+        return _TEST_LAYOUTS[transform.style](size, transform)
+    except DataError as error:
+        raise DataError(f"image {path} has no test view: {error}") from error
+
+
 def view(
     image: Image.Image, transform: Transform, *, number: int, path: str, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Pixels (size, size, 3) and crop (5,) = top, left, height, width, flip of one view of an RGB image.
+    """Pixels (size, size, 3) and crop (5,) = top, left, height, width, flip of one view of an RGB image; see `lay`.
 
-    The crop is in the original image's coordinates, flip is 0 or 1. Number 0 is the test transform; a later one is a
-    function of (seed, path, number) and the image's size alone, so view 7 needs no views 1 to 6 and no worker count,
-    batch order or restart can change it. Raises DataError for an image too narrow for a style that crops.
+    The crop is in the original image's coordinates, flip is 0 or 1.
     """
     assert image.mode == "RGB", image.mode
-    assert number >= 0, number
-    if number == 0:
-        try:
-            resized, box = _TEST_VIEWS[transform.style](image, transform)
-        except DataError as error:
-            raise DataError(f"image {path} has no test view: {error}") from error
-        flip = False
-    else:
-        box, flip = _random_crop(image.size, transform, _uniforms(seed, path, number))
-        resized = _squash(_cut(image, box), (transform.size, transform.size), transform)
-    if flip:  # by PIL: numpy takes ten times as long to copy a mirrored array
+    layout = lay(image.size, transform, number=number, path=path, seed=seed)
+    resized = _squash(_cut(image, layout.box) if layout.cut else image, layout.resized, transform)
+    size, (left, top) = transform.size, layout.corner
+    if resized.size != (size, size):
+        resized = resized.crop((left, top, left + size, top + size))
+    if layout.flip:  # by PIL: numpy takes ten times as long to copy a mirrored array
         resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = np.array(resized)  # a copy: PIL's own array is read-only, which torch warns about
-    return pixels, np.array([*box, flip], dtype=np.int32)
+    return np.array(resized), layout.crop  # a copy: PIL's own array is read-only, which torch warns about
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -172,33 +223,33 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _squash_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
+def _squashed(size: tuple[int, int], transform: Transform) -> Layout:
     """torchvision's Resize((size, size)), and the whole image as its box."""
-    return _squash(image, (transform.size, transform.size), transform), (0, 0, image.height, image.width)
+    width, height = size
+    return Layout((0, 0, height, width), False, cut=False, resized=(transform.size, transform.size), corner=(0, 0))
 
 
-def _crop_view(image: Image.Image, transform: Transform) -> tuple[Image.Image, Box]:
+def _centred(of: tuple[int, int], transform: Transform) -> Layout:
     """torchvision's Resize(size) then CenterCrop(size), and the box this shows of the original image."""
-    size, short, long = transform.size, min(image.size), max(image.size)
+    size, short, long = transform.size, min(of), max(of)
     resized_long = int(size * long / short)
     if Image.MAX_IMAGE_PIXELS is not None and size * resized_long > Image.MAX_IMAGE_PIXELS:
         raise DataError(
-            f"it is {image.width} x {image.height} pixels, too narrow for style {transform.style}, which would make "
-            f"its long side {resized_long}; crop it first, or use style coop"
+            f"it is {of[0]} x {of[1]} pixels, too narrow for style {transform.style}, which would make its long side "
+            f"{resized_long}; crop it first, or use style coop"
         )
-    width, height = (size, resized_long) if image.width <= image.height else (resized_long, size)
+    width, height = (size, resized_long) if of[0] <= of[1] else (resized_long, size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = _squash(image, (width, height), transform).crop((left, top, left + size, top + size))
     box = (
-        min(round(top * image.height / height), image.height - short),
-        min(round(left * image.width / width), image.width - short),
+        min(round(top * of[1] / height), of[1] - short),
+        min(round(left * of[0] / width), of[0] - short),
         short,
         short,
     )
-    return resized, box
+    return Layout(box, False, cut=False, resized=(width, height), corner=(left, top))
 
 
-_TEST_VIEWS: Final = {"coop": _squash_view, "coop-2021": _crop_view, "clip": _crop_view}
+_TEST_LAYOUTS: Final = {"coop": _squashed, "coop-2021": _centred, "clip": _centred}
 
 
 def _random_crop(size: tuple[int, int], transform: Transform, uniforms: Iterator[float]) -> tuple[Box, bool]:
@@ -233,19 +284,28 @@ def _cut(image: Image.Image, box: Box) -> Image.Image:
 
 
 def _squash(image: Image.Image, size: tuple[int, int], transform: Transform) -> Image.Image:
-    if transform.pixels == "torch":
-        return _squash_by_torch(image, size, transform.interpolation)
-    return image.resize(size, INTERPOLATIONS[transform.interpolation])
-
-
-def _squash_by_torch(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
-    """The same filter in torch's vector code for bytes, whose weights have 16 bits where PIL's have 22."""
+    if transform.pixels == "pil":
+        return image.resize(size, INTERPOLATIONS[transform.interpolation])
     import torch
 
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, height, width), channels last in memory
-    width, height = size
-    resized = torch.nn.functional.interpolate(pixels, (height, width), mode=interpolation, antialias=True)
-    return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, height, width), channels last in memory
+    resize = {"torch": _resize_bytes, "device": resize_floats}[transform.pixels]
+    return Image.fromarray(resize(pixels, size, transform.interpolation).permute(1, 2, 0).contiguous().numpy())
+
+
+def _resize_bytes(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """The same filter in torch's vector code for bytes, whose weights have 16 bits where PIL's have 22."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(pixels[None], size[::-1], mode=interpolation, antialias=True)[0]
+
+
+def resize_floats(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """The same filter in float32, on any device: bytes (3, height, width) brought to this width and height."""
+    from torch.nn.functional import interpolate
+
+    resized = interpolate(pixels[None].float(), size[::-1], mode=interpolation, antialias=True)[0]
+    return resized.round_().clamp_(0, 255).to(pixels.dtype)
 
 
 def _uniforms(seed: int, path: str, number: int) -> Iterator[float]:

@@ -131,6 +131,26 @@ def test_bench_command(run: CommandLine, tmp_path: Path, monkeypatch: pytest.Mon
     assert done.code == 0, done.err
     assert "one alpha after another" in done.out
     assert "stacked" in done.out
+    assert "Products" not in done.out
+
+
+def test_bench_tells_what_other_products_change(
+    run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten(monkeypatch)
+    assert run("import", synthetic.save(tmp_path / "f.npz", synthetic.arrays()), "--name", "mine").code == 0
+    asked = ("bench", "mine", "--repeats", "1", "--shots", "4", "--products")
+    done = run(*asked, "tf32")
+    assert (done.code, "--products tf32 is for cuda" in done.err) == (2, True), done.err
+    if not torch.backends.mkldnn.is_available():
+        return
+    done = run(*asked, "bf16", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)["products"]
+    assert told["epochs"] == 100
+    assert told["seconds"].keys() == told["mean accuracy"].keys() == {"fp32", "bf16"}
+    assert abs(told["points of accuracy gained"]["mean"]) <= abs(told["points of accuracy gained"]["furthest"])
+    assert "Products bf16" in run(*asked, "bf16").out
 
 
 def test_bench_of_a_store_without_text_says_so(run: CommandLine, tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from featcache import console, recipes
 from featcache.bench import Grid, compare, shortened
 from featcache.commands.running import stoppable
+from featcache.devices import check_products
 from featcache.grids import parse
 from featcache.loading import data_set
+from featcache.precision import compare_products
 from featcache.preparing import Ready, Settings, prepare
 from featcache.recipes import Recipe
 from featcache.store import Store
@@ -20,22 +23,34 @@ from featcache.timing import observed, three_digits
 ALPHAS = "0:1:0.1"
 
 
-def bench(path: Path, *, shots: int | None, repeats: int, device: str, as_json: bool) -> None:
-    """Both ways on the store's own draws, timed in turns; a table, or JSON."""
+def bench(
+    path: Path, *, shots: int | None, repeats: int, device: str, as_json: bool, products: str | None = None
+) -> None:
+    """Both ways on the store's own draws, timed in turns; a table, or JSON.
+
+    With `products` (recipes.PRODUCTS), also the whole search under them: its time, and what accuracy they cost.
+    """
     with Store(path) as store, stoppable("nothing was recorded"):
         settings = Settings(adapter="clip_adapter", grid={"alpha": parse(ALPHAS)}, shots=shots, device=device)
         ready = prepare(
             store, settings, lambda k: recipes.make("coop", shots=k, dataset=data_set(store)), nothing_learnt
         )
         grid = grid_of(ready)
+        if products:
+            check_products(products, grid.device)
         console.note(f"{store.name}: {len(grid.points)} runs both ways, {repeats} times, {grid.num_steps} steps each")
         with observed(grid.device) as facts:
             found = compare(grid, repeats)
+            if products:
+                console.note(f"now the whole search, under fp32 and under {products} products, {repeats} times")
+                found["products"] = compare_products(replace(grid, recipe=ready.recipe), products, repeats)
     found["seconds of a search's training"] = whole(found, ready.recipe)
     if as_json:
         console.raw(json.dumps({"store": store.name, **found, "repeats": repeats, **facts}, indent=1))
     else:
         show(store.name, found, ready)
+        if products:
+            say_products(found["products"])
 
 
 def grid_of(ready: Ready) -> Grid:
@@ -93,6 +108,19 @@ def show(name: str, found: dict[str, Any], ready: Ready) -> None:
         f"Both ways ended the same. Measured for {shape['epochs']} epochs, {shape['steps']} steps, and multiplied out; "
         f"times as fast, turn by turn: {faster['min']:g} to {faster['max']:g}. At alpha 0 nothing is trained when "
         f"stacked: run for run, without it, {alone['median']:g} times."
+    )
+
+
+def say_products(found: dict[str, Any]) -> None:
+    """What another kind of products gives and costs."""
+    kind, gained, faster = found["products"], found["points of accuracy gained"], found["times as fast"]["median"]
+    before, after = (found["seconds"][each]["median"] for each in ("fp32", kind))
+    accuracy_before, accuracy_after = (100 * found["mean accuracy"][each] for each in ("fp32", kind))
+    console.say(
+        f"Products {kind}, all {found['epochs']} epochs: {before:g} -> {after:g} s, {faster:g} times as fast. Accuracy "
+        f"on the {found['rows']} images that choose, mean over runs: {accuracy_before:.2f} -> {accuracy_after:.2f} % "
+        f"({gained['mean']:+g} points); the run that moved furthest: {gained['furthest']:+g} points (alpha "
+        f"{gained['of']['alpha']:g})."
     )
 
 

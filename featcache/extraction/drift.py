@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import torch
 
-from featcache.errors import ConfigError, DataError
+from featcache.backbones import Backbone
+from featcache.errors import ConfigError
+from featcache.extraction.batches import BatchEncoder
+from featcache.extraction.encode import Machine, Work, pixels_of
+from featcache.extraction.plan import Plan
 from featcache.extraction.shards import Item, Shards
-from featcache.views import view
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from featcache.backbones import Backbone
-    from featcache.extraction.encode import Machine
-    from featcache.extraction.plan import Plan
 
 BOUND = 0.05
 """The largest drift that passes: a twentieth of the way from an embedding to the mean one."""
@@ -54,38 +52,27 @@ def measured(plan: Plan, backbone: Backbone, machine: Machine) -> Drift | None:
     if plan.transform.pixels == "pil" or not plan.num_missing:
         return None
     images = Shards(plan.missing, plan.manifest)
-    sample = [images[index] for index in np.unique(np.linspace(0, len(images) - 1, _IMAGES).astype(int)).tolist()]
-    drawn = [pair for item in sample for pair in _drawn(plan, item)]
+    numbers = np.unique(np.linspace(0, len(images) - 1, _IMAGES).astype(int)).tolist()
+    sample = [replace(item, views=item.views[:_VIEWS]) for item in (images[number] for number in numbers)]
+    reference, other = (_drawn(plan, sample, machine, pixels) for pixels in ("pil", plan.transform.pixels))
+    both = reference.keys() & other.keys()  # an image that cannot be read stops the extraction itself, or is noted
+    drawn = [pair for index in sorted(both) for pair in zip(reference[index], other[index], strict=True)]
     return _compared(drawn, plan, backbone, machine) if drawn else None
 
 
-def _drawn(plan: Plan, item: Item) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """An image's first missing views, of PIL's pixels and of the plan's; none where it cannot be read."""
-    reference = replace(plan.transform, pixels="pil")
-    try:
-        image, _ = plan.manifest.reader.read(item.path)
-        return [
-            (
-                view(image, reference, number=number, path=item.path, seed=plan.request.view_seed)[0],
-                view(image, plan.transform, number=number, path=item.path, seed=plan.request.view_seed)[0],
-            )
-            for number in item.views[:_VIEWS]
-        ]
-    except DataError:
-        return []  # the extraction itself will stop at it, or note it
+def _drawn(plan: Plan, sample: Sequence[Item], machine: Machine, pixels: str) -> dict[int, Any]:
+    """The views (v, size, size, 3) of each of the sample that can be read, by its place there."""
+    work = replace(Work.of(plan), transform=replace(plan.transform, pixels=pixels))
+    drawn = pixels_of(work, sample, range(len(sample)), replace(machine, workers=0))
+    return {index: decoded.pixels for index, decoded in enumerate(drawn) if not decoded.error}
 
 
-def _compared(
-    drawn: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], plan: Plan, backbone: Backbone, machine: Machine
-) -> Drift:
-    import torch
-
-    from featcache.extraction.batches import BatchEncoder
-
-    encode = BatchEncoder(backbone, plan.transform, machine.device, machine.batch_size)
-    pixels = [*(one for one, _ in drawn), *(other for _, other in drawn)]
-    batches = [pixels[start : start + machine.batch_size] for start in range(0, len(pixels), machine.batch_size)]
-    reference, other = torch.cat([encode(batch) for batch in batches]).cpu().double().chunk(2)  # (n, D) each
+def _compared(drawn: list[tuple[Any, Any]], plan: Plan, backbone: Backbone, machine: Machine) -> Drift:
+    encode, size = BatchEncoder(backbone, plan.transform, machine.device, machine.batch_size), machine.batch_size
+    reference, other = (
+        torch.cat([encode(pixels[start : start + size]) for start in range(0, len(pixels), size)]).cpu().double()
+        for pixels in zip(*drawn, strict=True)
+    )  # (n, D) each
     spread = (reference - reference.mean(dim=0)).norm(dim=1).mean()
     moved = (other - reference).norm(dim=1) / (spread if len(drawn) > 1 else reference.norm())
     return Drift(num_embeddings=len(drawn), median=float(moved.median()), largest=float(moved.max()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from featcache.backbones import Backbone
 from featcache.datasets import Reader
 from featcache.errors import DataError
 from featcache.extraction.batches import BatchEncoder
+from featcache.extraction.on_device import TOGETHER, Laid, drawn, laid
 from featcache.extraction.parts import PartContents
 from featcache.extraction.plan import Plan
 from featcache.extraction.shards import Item, Items
@@ -44,12 +47,14 @@ class Decoded:
     """One image's views, or why there are none."""
 
     item: Item
-    pixels: NDArray[np.uint8]
-    """(v, size, size, 3)."""
+    pixels: NDArray[np.uint8] | Tensor
+    """(v, size, size, 3); empty until a device has drawn what is `laid`."""
     crop: NDArray[np.int32]
     """(v, 5)."""
     source: tuple[int, int]
     error: str = ""
+    laid: Laid | None = None
+    """What the device is to draw, under `--pixels device`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,7 @@ def encode(
     Raises DataError for an unreadable image.
     """
     encoder = _Encoder(work, backbone, machine, progress)
-    for decoded in decode(work, items, order, machine):
+    for decoded in pixels_of(work, items, order, machine):
         if decoded.error and not work.skip_unreadable:
             raise DataError(f"{decoded.error}; mend or replace it, or leave such images out: --on-bad-image skip")
         if encoder.shard not in (None, decoded.item.shard):
@@ -114,7 +119,7 @@ class _Encoder:
     def _begin(self) -> None:
         """A new shard."""
         self._images: list[Decoded] = []  # without their pixels
-        self._waiting: list[NDArray[np.uint8]] = []  # (size, size, 3) each, until they make a batch
+        self._waiting: list[Any] = []  # (size, size, 3) each, arrays or tensors, until they make a batch
         self._encoded = [torch.empty(0, self.work.dim, device=self.machine.device)]  # (b, D) each
 
     @property
@@ -124,7 +129,7 @@ class _Encoder:
 
     def add(self, decoded: Decoded) -> None:
         """Take an image into the shard; whatever makes a full batch is encoded."""
-        self._images.append(replace(decoded, pixels=_NO_PIXELS))
+        self._images.append(replace(decoded, pixels=_NO_PIXELS, laid=None))
         self._waiting.extend(decoded.pixels)
         while len(self._waiting) >= self.machine.batch_size:
             self._encode()
@@ -160,6 +165,24 @@ class _Encoder:
         del self._waiting[: self.machine.batch_size]
         self._encoded.append(self._encode_batch(batch))
         self.progress(len(batch))
+
+
+def pixels_of(work: Work, items: Items, order: Iterable[int], machine: Machine) -> Iterator[Decoded]:
+    """The items' views as pixels, in the given order, be they drawn by the loading stage or by the device."""
+    loaded = decode(work, items, order, machine)
+    if work.transform.pixels != "device":
+        yield from loaded
+        return
+    while some := list(itertools.islice(loaded, TOGETHER)):
+        laid_out = [decoded.laid for decoded in some if decoded.laid is not None]
+        made = iter(drawn(laid_out, work.transform, machine.device))
+        yield from (decoded if decoded.laid is None else _with_pixels(decoded, next(made)) for decoded in some)
+
+
+def _with_pixels(decoded: Decoded, made: Tensor | DataError) -> Decoded:
+    if isinstance(made, DataError):
+        return _unread(decoded.item, f"image {decoded.item.path} does not decode: {made}")
+    return replace(decoded, pixels=made, laid=None)
 
 
 def decode(work: Work, items: Items, order: Iterable[int], machine: Machine) -> Iterator[Decoded]:
@@ -210,14 +233,14 @@ class _Images(Dataset[Decoded]):
     def __getitem__(self, index: int) -> Decoded:
         item, work = self.items[index], self.work
         try:
+            if work.transform.pixels == "device":
+                return self._laid(item)
             image, source = work.reader.read(item.path)
             drawn = [
                 view(image, work.transform, number=number, path=item.path, seed=work.view_seed) for number in item.views
             ]
         except DataError as error:
-            return Decoded(
-                item=item, pixels=_NO_PIXELS, crop=np.zeros((0, 5), np.int32), source=(0, 0), error=str(error)
-            )
+            return _unread(item, str(error))
         pixels = np.stack([pixels for pixels, _ in drawn])
         return Decoded(
             item=item,
@@ -225,6 +248,21 @@ class _Images(Dataset[Decoded]):
             crop=np.stack([crop for _, crop in drawn]),
             source=(source.size_bytes, source.content_hash),
         )
+
+    def _laid(self, item: Item) -> Decoded:
+        work = self.work
+        image, source = laid(work.reader, item.path, item.views, work.transform, work.view_seed)
+        return Decoded(
+            item=item,
+            pixels=_NO_PIXELS,
+            crop=np.stack([layout.crop for layout in image.layouts]),
+            source=(source.size_bytes, source.content_hash),
+            laid=image,
+        )
+
+
+def _unread(item: Item, error: str) -> Decoded:
+    return Decoded(item=item, pixels=_NO_PIXELS, crop=np.zeros((0, 5), np.int32), source=(0, 0), error=error)
 
 
 def _one_thread(worker: int) -> None:  # noqa: ARG001
