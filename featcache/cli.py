@@ -140,8 +140,8 @@ def extract_command(
     pixels: Annotated[
         str,
         typer.Option(
-            help="Who resizes: pil (the reference), torch (faster), or device (decodes too: for a GPU that waits for the "
-            "CPU). Refused where embeddings drift."
+            help="Who resizes: pil (the reference), torch (faster), or device (it decodes too: for a GPU that waits). "
+            "Refused where embeddings drift."
         ),
     ] = "pil",
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="However far they drift.")] = False,

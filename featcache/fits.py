@@ -13,6 +13,7 @@ from featcache import registry
 from featcache.errors import ConfigError, MethodError
 from featcache.faults import apart, blame, shared
 from featcache.recipes import PER_RUN, Recipe
+from featcache.shelf import Shelf
 from featcache.task import Method, Params, Solved, SolvedTogether, Task, Trained, field_values, swept_fields
 from featcache.training import Run, num_run_epochs, single_hyper, train
 from featcache.vetting import vet, vet_solved
@@ -96,9 +97,17 @@ def _name(method: Method) -> str:
 
 
 def fit(
-    configs: Sequence[Config], tasks: Sequence[Task], seeds: Sequence[int], recipe: Recipe, progress: Progress
+    configs: Sequence[Config],
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    progress: Progress,
+    shelf: Shelf | None = None,
 ) -> list[Fit]:
-    """Every configuration fitted on every task, task by task, each from the init seed beside it in `seeds`."""
+    """Every configuration fitted on every task, task by task, each from the init seed beside it in `seeds`.
+
+    Stacks that were trained before may lie on the `shelf`, and those trained now are put there.
+    """
     groups = _share(configs)
     firsts = [configs[members[0]] for members in groups]
     places = [(task, group) for task in range(len(tasks)) for group in range(len(groups))]
@@ -116,7 +125,7 @@ def fit(
             for task, group in places
         ]
         total = num_run_epochs(runs, recipe)
-        made = _train(runs, served, tasks, recipe, lambda done: progress(done, total))
+        made = _train(runs, served, tasks, recipe, lambda done: progress(done, total), shelf)
     return [
         Fit(task=task, configs=groups[group], params=fitted)
         if not isinstance(fitted, MethodError)
@@ -170,6 +179,7 @@ def _train(
     tasks: Sequence[Task],
     recipe: Recipe,
     progress: Callable[[int], None],
+    shelf: Shelf | None,
 ) -> list[Params | MethodError]:
     """The trained parameters of each run: a stack holds runs that share all but float fields."""
     sound: set[tuple[int, ...]] = set()
@@ -182,7 +192,7 @@ def _train(
         if tuple(members) not in sound:
             look(members)
         with blame(runs[members[0]].method, "training", shared(*tasks)):
-            return train([runs[index] for index in members], tasks, recipe, progress=progress)
+            return train([runs[index] for index in members], tasks, recipe, progress=progress, shelf=shelf)
 
     # All are looked at before any is trained: what a store lacks for one of them is told at once.
     for members in _by_kind([run.method for run in runs]):

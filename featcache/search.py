@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache import registry
+from featcache.devices import machine
 from featcache.errors import MethodError
 from featcache.faults import apart
 from featcache.fits import Fit, Progress, fit, num_params
@@ -25,8 +29,10 @@ from featcache.predictions import Keeper, items_of
 from featcache.preparing import Judged, Ready, Settings, prepare
 from featcache.recipes import Recipe
 from featcache.selection import FAILED, Score, choose, mean_score, score_each, score_zero_shot
+from featcache.shelf import DiskShelf, tensor_digest
 from featcache.shift import Fitted, Target, evaluate
 from featcache.store import Store
+from featcache.store.writing import versions
 from featcache.task import LearnsText, Trained
 from featcache.text_sources import Learnt, nothing_learnt
 
@@ -45,16 +51,19 @@ def search(
     learnt: Learnt = nothing_learnt,
     record: Recorder = lambda _: None,
     keep: Keep = lambda _outcome, _fitted: None,
+    shelves: Path | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> Outcome:
     """Train, choose, test, here and on the targets in `also`. Raises InputError's kin.
 
-    `recipe_for` gives the recipe for a number of shots, `learnt` the text that other results learnt.
+    `recipe_for` gives the recipe for a number of shots, `learnt` the text that other results learnt. In the folder
+    `shelves` what is trained is kept until the search ends: a search that was killed goes on from there.
     """
     clock = _Clock()
     ready = prepare(store, settings, recipe_for, learnt)
     clock.lap("load")
-    fits = fit(ready.configs, ready.tasks, ready.init_seeds, ready.recipe, progress)
+    shelf = DiskShelf(shelves, _decisive(store, settings, ready)) if shelves else None
+    fits = fit(ready.configs, ready.tasks, ready.init_seeds, ready.recipe, progress, shelf)
     clock.lap("train")
     runs = _choose(ready, fits, settings.choose)
     clock.lap("select")
@@ -68,7 +77,25 @@ def search(
     outcome = replace(outcome, seconds=clock.laps)
     record(outcome)
     keep(outcome, chosen)
+    if shelf:
+        shelf.clear()
     return outcome
+
+
+def _decisive(store: Store, settings: Settings, ready: Ready) -> list[Any]:
+    """All that decides the bits of what is trained, beside each run's own values."""
+    texts = {id(task.text): task.text for task in ready.tasks}
+    device = ready.frozen.text.device
+    return [
+        store.content,
+        {**asdict(settings), "protocol": ready.protocol},
+        asdict(ready.recipe),
+        [[repeat.draw.digest, repeat.init_seed] for repeat in ready.repeats],
+        [tensor_digest(text) for text in texts.values()],
+        registry.origin(settings.adapter),
+        versions(),
+        machine(str(device)),
+    ]
 
 
 def _choose(ready: Ready, fits: Sequence[Fit], how: str) -> list[RunRecord]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +23,7 @@ from featcache.devices import products
 from featcache.faults import blame, lent
 from featcache.optimisers import Gradient, Optimiser, make_optimiser
 from featcache.recipes import Recipe
+from featcache.shelf import NoShelf, Shelf, digest_of
 from featcache.task import (
     Factored,
     Frozen,
@@ -33,6 +35,7 @@ from featcache.task import (
     Swept,
     Task,
     Trained,
+    field_values,
     swept_fields,
 )
 from featcache.threads import side_by_side
@@ -66,12 +69,18 @@ class Run:
 
 
 def train(
-    runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, *, progress: Progress = lambda _: None
+    runs: Sequence[Run],
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    *,
+    progress: Progress = lambda _: None,
+    shelf: Shelf | None = None,
 ) -> list[Params]:
     """The fitted parameters of each run, in order. Runs share the fields of their method that are not float.
 
     Inert runs (alpha 0) are not trained: they keep their starting parameters, which their logits ignore.
-    `progress` is called from worker threads. An exception, Ctrl-C included, stops every stack within a step.
+    `progress` is called from worker threads. An exception, Ctrl-C included, stops every stack within a step. A stack on
+    the `shelf` is taken from there, and one that is done is put there.
     """
     num_weights = sum(value.numel() for value in _start(runs[0], tasks).values())
     stacks, at_once = _cut(runs, tasks, num_weights)
@@ -82,7 +91,9 @@ def train(
     ):
         try:
             futures = [
-                pool.submit(_train_stack, [runs[index] for index in stack], tasks, recipe, progress, stop)
+                pool.submit(
+                    _train_or_take, [runs[index] for index in stack], tasks, recipe, progress, stop, shelf or NoShelf()
+                )
                 for stack in stacks
             ]
             fitted = {
@@ -138,6 +149,27 @@ def _threads_each(run: Run, num_weights: int, recipe: Recipe, at_once: int) -> i
         return max(1, torch.get_num_threads() // at_once)
     work = recipe.batch_size * num_weights
     return max(1, torch.get_num_threads() // at_once) if work >= WORTH_SHARING else 1
+
+
+def _train_or_take(
+    runs: Sequence[Run], tasks: Sequence[Task], recipe: Recipe, progress: Progress, stop: threading.Event, shelf: Shelf
+) -> list[Params]:
+    """A stack's fitted parameters, trained now or by an earlier search that did not end."""
+    name = digest_of([_named(run) for run in runs])
+    kept, device = shelf.take(name), tasks[runs[0].draw].image.device
+    if kept is not None and len(kept) == len(runs):
+        progress(len(runs) * recipe.epochs)
+        return [{name: value.to(device) for name, value in params.items()} for params in kept]
+    begun = time.perf_counter()
+    fitted = _train_stack(runs, tasks, recipe, progress, stop)
+    if not stop.is_set():  # else it may have been left early
+        shelf.put(name, fitted, time.perf_counter() - begun)
+    return fitted
+
+
+def _named(run: Run) -> list[Any]:
+    """What tells a run from the others of its search."""
+    return [field_values(run.method), run.lr, run.weight_decay, run.momentum, run.draw, run.init_seed]
 
 
 def _train_stack(

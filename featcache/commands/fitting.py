@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from featcache import console, grids, recipes, registry, reporting
+from featcache import console, grids, recipes, registry, reporting, shelf
 from featcache import results as records
 from featcache.commands.running import each, stoppable
 from featcache.errors import ConfigError, InputError
@@ -36,7 +36,10 @@ _TRAINING = ("preset", "epochs", "lr", "batch_size", "weight_decay", "momentum",
 """Options that only a trained method heeds."""
 
 
-_KEPT = "no result was recorded of this search, those before it are kept; the same command fits it again"
+_KEPT = (
+    "no result was recorded of this search, but what it had trained is kept, as are the results before it; the same "
+    "command goes on"
+)
 ALL = ("all",)
 """Methods asked for by this word: every one that a store has what it needs for."""
 
@@ -183,7 +186,15 @@ def fit_one(job: Job, options: FitOptions, job_id: str = "") -> tuple[Outcome, i
     ):
         learnt_for = partial(records.learnt_for, results_path())
         keep_in = heads.folder_of(results_path())
-        outcome = searched(job, options, record=recorder, learnt_for=learnt_for, keep_in=keep_in, progress=advance)
+        outcome = searched(
+            job,
+            options,
+            record=recorder,
+            learnt_for=learnt_for,
+            keep_in=keep_in,
+            shelves=shelf.folder_of(results_path()),
+            progress=advance,
+        )
     assert recorder.search_id is not None
     return outcome, recorder.search_id
 
@@ -196,10 +207,12 @@ def searched(
     learnt_for: Callable[[str, str], Learnt],
     keep_in: Path | None,
     progress: Callable[[int, int], None],
+    shelves: Path | None = None,
 ) -> Outcome:
     """One search; `learnt_for` looks up what other results learnt on a store's key and classes.
 
-    Chosen heads are kept in the folder `keep_in`, where there is one.
+    Where there is a folder `keep_in`, chosen heads are kept there; where there is one `shelves`, what is trained, until
+    the search ends.
     """
     with ExitStack() as opened:
         store = opened.enter_context(Store(job.store))
@@ -212,6 +225,7 @@ def searched(
             learnt=learnt_for(store.key, options.classes),
             record=record,
             keep=(lambda _outcome, _fitted: None) if keep_in is None else partial(heads.keep, keep_in, store),
+            shelves=shelves,
             progress=progress,
         )
 
