@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache import grids, registry, results
+from featcache import grids, registry, results, shelf
 from featcache.commands import extracting, fitting
 from featcache.errors import UnknownNameError
 from featcache.extraction import Request, carry_out
@@ -221,6 +221,7 @@ def fit(
         learnt=results.learnt_for(file, store.key, task.classes),
         record=recorder or (lambda _: None),
         keep=keep,
+        shelves=shelf.folder_of(file) if record else None,
         progress=progress,
     )
     number = recorder.search_id if recorder else None
