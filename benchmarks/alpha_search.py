@@ -29,6 +29,7 @@ import itertools
 from typing import Any
 
 import common
+from common import Verdict
 
 from featcache import recipes
 from featcache.bench import Grid, compare, shortened
@@ -52,8 +53,10 @@ def main() -> None:
         shape = cell["shape"]
         cell["targets"] = targets(shape)
         cell["seconds a run and step, against 11 runs"] = against_eleven(cell, measured)
-    show(measured)
-    common.write(asked, "alpha_search", {"sizes": measured, **facts})
+    result = {"sizes": measured, **facts}
+    tell(result)
+    common.judge(verdicts(result))
+    common.write(asked, "alpha_search", result)
 
 
 def parsed() -> Any:
@@ -106,10 +109,28 @@ def per_run(cell: dict[str, Any]) -> float:
     return cell["ms a step of the whole grid"]["stacked"] / cell["shape"]["trained runs"]
 
 
-def show(measured: list[dict[str, Any]]) -> None:
+def verdicts(result: dict[str, Any]) -> list[Verdict]:
+    """Every size's targets."""
+    found = []
+    for cell in result["sizes"]:
+        shape, goal, slower = cell["shape"], cell["targets"], cell["seconds a run and step, against 11 runs"]
+        size = f"D {shape['width']}, C {shape['classes']}, {shape['runs']} runs"
+        faster, share = cell["times as fast"]["all alphas of the loop"], cell["share of the matrix rate"]["stacked"]
+        if least := goal["times as fast"]:
+            told = f"{common.spread(faster)}x"
+            found.append(Verdict(f"{size}: at least {least:g}x the loop", told, faster["median"] >= least))
+        if least := goal["share of the matrix rate"]:
+            told = f"{common.spread({kind: round(100 * value) for kind, value in share.items()})} %"
+            found.append(Verdict(f"{size}: {100 * least:.0f} % of the matrix rate", told, share["median"] >= least))
+        if slower is not None:
+            found.append(Verdict(f"{size}: a run no slower than among 11", f"{slower:g}x its time", slower <= 1))
+    return found
+
+
+def tell(result: dict[str, Any]) -> None:
     """The table, targets beside figures."""
     rows = []
-    for cell in measured:
+    for cell in result["sizes"]:
         shape, step, faster = cell["shape"], cell["ms a step of the whole grid"], cell["times as fast"]
         share, goal = cell["share of the matrix rate"]["stacked"], cell["targets"]
         rows.append(

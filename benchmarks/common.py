@@ -1,7 +1,9 @@
 """What the scripts here share: their options, turns and rates (featcache.timing), the table, and the JSON they write.
 
-A script's way: `parser` and the options it adds -> `options` -> `observed(device)` around what it measures -> `show`
--> `write`. On CUDA `turns`, `now` and `matrix_rate` wait for the device before they read the clock.
+A script's way: `parser` and the options it adds -> `options` -> `observed(device)` around what it measures -> `tell`
+-> `write`. Its own `tell(result)` says what the JSON holds by `show` and `say`, and its `verdicts(result)` set that
+against its targets: on the screen here, as Markdown for docs/write_performance.py. On CUDA `turns`, `now` and
+`matrix_rate` wait for the device before they read the clock.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,12 +35,15 @@ __all__ = [
     "ALPHAS",
     "CPU",
     "RESULTS",
+    "Verdict",
     "add_device",
     "add_repeats",
     "apart",
+    "as_markdown",
     "commit",
     "drawn",
     "drawn_grid",
+    "judge",
     "matrix_rate",
     "now",
     "observed",
@@ -61,7 +66,6 @@ ALPHAS = tuple(index / 10 for index in range(11))
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).parent / "results"
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the featcache command does
-say = console.say
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -104,9 +108,52 @@ def _count(text: str) -> int:
     return count
 
 
+class Verdict(NamedTuple):
+    """A target and what was found of it."""
+
+    target: str
+    found: str
+    reached: bool
+
+
+_blocks: list[str] | None = None
+
+
+@contextmanager
+def as_markdown() -> Iterator[list[str]]:
+    """What `show` and `say` are given inside becomes blocks of Markdown, in this list, and stays off the screen."""
+    global _blocks
+    _blocks = []
+    try:
+        yield _blocks
+    finally:
+        _blocks = None
+
+
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     """A table on standard output, as wide as the terminal or 120 characters."""
-    console.table(columns, rows, title=title)
+    if _blocks is None:
+        console.table(columns, rows, title=title)
+    else:
+        lines = [columns, ["---"] * len(columns), *rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        _blocks.append(f"*{title}*\n\n{table}")
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    if _blocks is None:
+        console.say(text)
+    else:
+        _blocks.append(text)
+
+
+def judge(verdicts: Sequence[Verdict]) -> None:
+    """The targets, and whether they were reached; nothing where there are none."""
+    if not verdicts:
+        return
+    rows = [[each.target, each.found, "reached" if each.reached else "missed"] for each in verdicts]
+    show(["target", "found", ""], rows, "Targets")
 
 
 def spread(measured: Mapping[str, float]) -> str:

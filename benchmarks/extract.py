@@ -55,6 +55,7 @@ from featcache.extraction.shards import Shards
 from featcache.store import Store
 
 BATCH = 64
+WITHIN, LOADING_TARGET = 1.05, 3
 VIEWS = (1, 10)
 BARE_BATCHES = 2
 """Ready batches that the bare loop runs: every batch costs the same."""
@@ -93,7 +94,8 @@ def main() -> None:
                     chosen = tuple(names[: counts[name, num_views]])
                     case = Case(backbone, plain, Path(place) / kind, chosen, num_views, asked.device)
                     cases[named] = measured(case, asked)
-    show(cases)
+    tell({"cases": cases})
+    common.judge(verdicts({"cases": cases}))
     for told in cases.values():
         told |= {"machine": machine, "commit": common.commit(), "repeats": asked.repeats}
     common.write(asked, "extract", {"cases": written(asked) | cases})
@@ -298,7 +300,34 @@ def own_home(home: str) -> Iterator[None]:
             os.environ["FEATCACHE_HOME"] = before
 
 
-def show(cases: dict[str, Any]) -> None:
+def verdicts(result: dict[str, Any]) -> list[common.Verdict]:
+    """Those of the CPU cases that have a target."""
+    over, loads, cases = "time over the floor's", "loading, times decode per view", result["cases"]
+    found = []
+    if rn50 := cases.get("RN50, DTD-sized, 1 views"):
+        ratio = rn50[over]
+        found.append(
+            common.Verdict(
+                "RN50, DTD-sized, 1 view: within 5 % of bare forward + decode core-seconds / cores",
+                f"{common.spread(ratio)} of the floor's time",
+                ratio["median"] <= WITHIN,
+            )
+        )
+    if tiny := cases.get("tiny, ImageNet-sized, 10 views"):
+        ratio = tiny[loads]
+        found.append(
+            common.Verdict(
+                f"tiny, ImageNet-sized, 10 views: the loading stage at least {LOADING_TARGET}x decode-per-view",
+                f"{common.spread(ratio)}x",
+                ratio["median"] >= LOADING_TARGET,
+            )
+        )
+    return found
+
+
+def tell(result: dict[str, Any]) -> None:
+    """The table of all cases."""
+    cases = result["cases"]
     names = {
         OURS: OURS,
         BARE: "bare",

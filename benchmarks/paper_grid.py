@@ -59,7 +59,8 @@ def main() -> None:
         "targets": TARGETS,
         **facts,
     }
-    show(searches, result)
+    tell(result)
+    common.judge(verdicts(result))
     common.write(asked, "paper_grid", result)
 
 
@@ -129,8 +130,21 @@ def grid_of(asked: Any, classes: int, images: int, recipe: Recipe) -> Grid:
     return common.drawn_grid(recipe, **size, draws=DRAWS, device=asked.device)
 
 
-def show(searches: list[dict[str, Any]], result: dict[str, Any]) -> None:
+def verdicts(result: dict[str, Any]) -> list[common.Verdict]:
+    """Of a GPU, all data sets and shots; a CPU has no target."""
+    if result["device"] != "cuda" or result["fits"] < len(CLASSES) * len(SHOTS) * DRAWS * len(common.ALPHAS):
+        return []
+    total, times = result["seconds of all"]["stacked"], result["times as fast"]
+    most, least = TARGETS.values()
+    return [
+        common.Verdict(f"the whole grid in {most} s", f"{total:g} s", total <= most),
+        common.Verdict(f"at least {least}x the loop", f"{times:g}x", times >= least),
+    ]
+
+
+def tell(result: dict[str, Any]) -> None:
     """Seconds by data set and shots, then the sums."""
+    searches = result["searches"]
     shots = sorted({search["shots"] for search in searches})
     found = {(search["data set"], search["shots"]): search["seconds"]["stacked"] for search in searches}
     names = list(dict.fromkeys(name for name, _ in found))

@@ -59,12 +59,10 @@ def main() -> None:
     with common.observed(asked.device) as facts:
         fits = {what: series(asked, what) for what in asked.series}
         stores = [store(asked, rows) for rows in asked.rows]
-    show(fits, stores)
-    common.write(
-        asked,
-        "scaling",
-        {"base": {**BASE, "width": asked.width}, "fits": fits, "stores": stores, "target": TARGET, **facts},
-    )
+    result = {"base": {**BASE, "width": asked.width}, "fits": fits, "stores": stores, "target": TARGET, **facts}
+    tell(result)
+    common.judge(verdicts(result))
+    common.write(asked, "scaling", result)
 
 
 def parsed() -> Any:
@@ -241,11 +239,27 @@ def read(path: Path) -> dict[str, float]:
 # -- the report ------------------------------------------------------------------------------------------------------
 
 
-def show(fits: dict[str, list[dict[str, Any]]], stores: list[dict[str, Any]]) -> None:
+def verdicts(result: dict[str, Any]) -> list[common.Verdict]:
+    """Opening the store of the target's size."""
+    named = "open and first batch, s"
+    return [
+        common.Verdict(
+            f"{cell['rows']:,} rows: open and first batch under {TARGET[named]} s",
+            f"{common.spread(cell[how][named])} s, {how}",
+            cell[how][named]["median"] < TARGET[named],
+        )
+        for cell in result["stores"]
+        if cell["rows"] == TARGET["rows"]
+        for how in ("read from disk", "read from memory")
+    ]
+
+
+def tell(result: dict[str, Any]) -> None:
     """A table of fits and one of stores."""
+    stores = result["stores"]
     rows = [
         [what, str(cell[what]), common.spread(cell["ms a step"]), common.spread(cell["seconds an epoch"])]
-        for what, cells in fits.items()
+        for what, cells in result["fits"].items()
         for cell in cells
     ]
     title = ", ".join(f"{size} {what}" for what, size in BASE.items())

@@ -57,14 +57,16 @@ def main() -> None:
     points: list[Method] = [TipAdapter(beta=beta, alpha=alpha) for beta, alpha in itertools.product(betas, alphas)]  # type: ignore[call-arg]
     with common.observed(common.CPU) as machine:
         measured = {name: measure(task, rows, points) for name, task, rows in data_sets(asked.short)}
-    facts = {
+    result = {
+        "data": measured,
         "points": len(points),
         "parts": PARTS,
         "note": "other processes may have run on the machine: the ways took turns, so the ratios are comparable",
         **machine,
     }
-    show(measured, facts)
-    common.write(asked, "tip_grid", {"data": measured, **facts})
+    tell(result)
+    common.judge(verdicts(result))
+    common.write(asked, "tip_grid", result)
 
 
 def published(task: Task, rows: Rows, params: Params, points: list[Method]) -> list[int]:
@@ -91,7 +93,8 @@ def scored(task: Task, rows: Rows, params: Params, points: list[Method]) -> list
     return [round(score.accuracy * score.num_rows) for score in score_each(points, params, rows, task)]
 
 
-WAYS: dict[str, Way] = {"published loop": published, "sweep": swept, "sweep and scores": scored}
+LOOP, TARGET = "published loop", 30
+WAYS: dict[str, Way] = {LOOP: published, "sweep": swept, "sweep and scores": scored}
 
 
 def measure(task: Task, rows: Rows, points: list[Method]) -> dict[str, Any]:
@@ -108,21 +111,20 @@ def measure(task: Task, rows: Rows, points: list[Method]) -> dict[str, Any]:
             start = time.perf_counter()
             found[name] += way(task, rows, params, part)
             seconds[name].append(time.perf_counter() - start)
-    loop = "published loop"
-    unequal = {name: differing(right, found[loop], points) for name, right in found.items()}
+    unequal = {name: differing(right, found[LOOP], points) for name, right in found.items()}
     for name, where in unequal.items():
         for point, more in where:
             if abs(more) > num_ties(task, rows, params, point):
-                raise SystemExit(f"{name} and the {loop} differ by {more} rows at {point}, and no tie explains it")
-    best = max(found[loop])
+                raise SystemExit(f"{name} and the {LOOP} differ by {more} rows at {point}, and no tie explains it")
+    best = max(found[LOOP])
     return {
         "shape": {"rows": len(rows.label), "keys": len(task.label), "classes": task.num_classes, "width": task.dim},
         "best accuracy": round(best / len(rows.label), 4),
-        "points at the best accuracy": found[loop].count(best),
+        "points at the best accuracy": found[LOOP].count(best),
         "points that differ by a tie": {name: [f"{p}: {more:+d}" for p, more in at] for name, at in unequal.items()},
         "seconds of the whole grid": {name: round(sum(values), 2) for name, values in seconds.items()},
         "seconds of a part": {name: common.summary(values) for name, values in seconds.items()},
-        "times as fast": {name: common.ratios(seconds[loop], values) for name, values in seconds.items()},
+        "times as fast": {name: common.ratios(seconds[LOOP], values) for name, values in seconds.items()},
     }
 
 
@@ -176,8 +178,21 @@ def genuine(file: Path) -> tuple[Task, Rows]:
     return task, Rows(image=rows["val"], label=label["val"])
 
 
-def show(measured: dict[str, Any], facts: dict[str, Any]) -> None:
-    """The table on standard output."""
+def verdicts(result: dict[str, Any]) -> list[common.Verdict]:
+    """Of the same work, top classes alone, and of a search's, cross-entropies too."""
+    return [
+        common.Verdict(
+            f"{name}, {way}: at least {TARGET}x the loop", f"{common.spread(found)}x", found["median"] >= TARGET
+        )
+        for name, told in result["data"].items()
+        for way, found in told["times as fast"].items()
+        if way != LOOP
+    ]
+
+
+def tell(result: dict[str, Any]) -> None:
+    """The table, and what tells whether the machine was busy."""
+    measured = result["data"]
     rows = [
         [
             name,
@@ -189,10 +204,10 @@ def show(measured: dict[str, Any], facts: dict[str, Any]) -> None:
         for name, result in measured.items()
         for way, whole in result["seconds of the whole grid"].items()
     ]
-    title = f"{facts['points']} points in {PARTS} parts: median (range) over the parts; target 30 times as fast"
+    title = f"{result['points']} points in {PARTS} parts: median (range) over the parts; target {TARGET} times as fast"
     common.show(["data", "way", "whole grid, s", "a part, s", "times as fast"], rows, title)
     for name in ("matrix product, GFLOP/s, before and after", "load average, before and after"):
-        common.say(f"{name}: {facts[name]}")
+        common.say(f"{name}: {result[name]}")
 
 
 if __name__ == "__main__":

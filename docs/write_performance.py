@@ -1,0 +1,105 @@
+"""Writes docs/performance.md from benchmarks/results/: every claim of speed, what was measured, and what is missing.
+
+    make bench-full
+    python docs/write_performance.py
+
+No figure is written here by hand but in the paragraphs on what was missed, which say when they were found.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE.parent / "benchmarks"
+TARGET = HERE / "performance.md"
+sys.path.insert(0, str(BENCHMARKS))
+
+import common  # noqa: E402
+
+SECTIONS = {
+    "whole_process": "From nothing to a searched alpha",
+    "coop": "The columns of Table 1",
+    "alpha_search": "The alpha grid, stacked and one by one",
+    "paper_grid": "The whole of Fig. 3",
+    "scaling": "Cost against size",
+    "extract": "Extraction",
+    "tip_grid": "Tip-Adapter's grid",
+    "linear_probe": "Linear probe",
+}
+WHY: dict[str, str] = {}
+"""By benchmark: why a target is missed, and how close it comes to what the machine can do."""
+HEAD = """# Speed
+
+What each claim of speed comes to, written by `docs/write_performance.py` from the JSON in `benchmarks/results/`, which
+`make bench-full` writes. Nothing else ran on the machine. Medians, with their range over turns that the ways took one after
+the other. Speed is told only where both ways reach the same: the scripts end in an error, or withhold the ratio, where they
+do not. On your own store and machine: `featcache bench`.
+
+No GPU has been at hand for these figures yet: what is said of one is a target, the scripts are ready, and the code that a
+GPU takes (recorded steps, `--products tf32`, `--pixels device`) is exercised by the tests on a CPU.
+"""
+
+
+def main() -> None:
+    parts = [HEAD, "## Targets\n"]
+    told, judged = [], []
+    for name, title in SECTIONS.items():
+        file = common.RESULTS / f"{name}.json"
+        if not file.is_file():
+            judged.append([f"[{title}](#{anchor(title)})", "", "not measured yet", ""])
+            told.append(f"## {title}\n\nNot measured yet: `python benchmarks/{name}.py --write`.\n")
+            continue
+        script = runpy.run_path(str(BENCHMARKS / f"{name}.py"))
+        result = json.loads(file.read_text(encoding="utf-8"))
+        link = f"[{title}](#{anchor(title)})"
+        judged += [
+            [link, each.target, each.found, "reached" if each.reached else "**missed**"]
+            for each in script["verdicts"](result)
+        ]
+        told.append(section(name, title, script, result))
+    rows = [["", "target", "found", ""], ["---"] * 4, *judged]
+    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+    TARGET.write_text("\n".join([*parts, *told]), encoding="utf-8")
+
+
+def section(name: str, title: str, script: dict[str, Any], result: dict[str, Any]) -> str:
+    """A benchmark's claim, its tables, and what they were measured on."""
+    claim = script["__doc__"].split("\n\n")[0].removeprefix("Claim: ")
+    with common.as_markdown() as blocks:
+        script["tell"](result)
+    why = [WHY[name]] if name in WHY else []
+    return "\n\n".join([f"## {title}", upper(claim), *blocks, *why, machine(name, result)]) + "\n"
+
+
+def machine(name: str, result: dict[str, Any]) -> str:
+    """Which script, machine and commit."""
+    facts = result if "cpu" in result else next(iter(result["cases"].values()))["machine"]
+    commit = result.get("commit", "unknown")
+    turns = f", {result['repeats']} turns" if "repeats" in result else ""
+    load = facts["load average, before and after"]
+    rate = facts["matrix product, GFLOP/s, before and after"]
+    return (
+        f"`python benchmarks/{name}.py --write`{turns}, commit `{commit}`: {facts['cpu']}, {facts.get('cores', '?')} cores, torch "
+        f"{facts['torch']}; float32 products at {rate[0]:g} and {rate[1]:g} GFLOP/s before and after, load average "
+        f"{load[0]} and {load[1]}."
+    )
+
+
+def upper(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def anchor(title: str) -> str:
+    """As MkDocs makes it of a heading."""
+    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
+    return "-".join(kept.split())
+
+
+if __name__ == "__main__":
+    main()
