@@ -15,7 +15,8 @@ from all over it; seconds an epoch are multiplied out from a step's, which costs
 0.002 roundings grow until the two ways differ by more than a row), the two ways taking turns in one process: the median
 and range are over the turns. Of 11 alphas 0, 0.1, .. 1 the loop trains all, as peers do, and `stacked` ten, for at
 alpha 0 no training changes a logit: `times as fast` is of the whole grid, `trained alone` is without the loop's
-seconds at alpha 0, ten against ten. 33 runs are 11 alphas on 3 draws. The share of the matrix rate sets the FLOPs that
+seconds at alpha 0, ten against ten. 33 runs are 11 alphas on 3 draws, and
+take turns with the 11 of the first. The share of the matrix rate sets the FLOPs that
 a step cannot do without (no gradient to the adapter's input, none of the classifier's weights) against plain float32
 products of the machine, measured at each turn right before the stack's; it is of trained runs alone.
 
@@ -26,6 +27,7 @@ The features are drawn from a seed: `featcache bench` does the same on your own 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import common
@@ -47,12 +49,13 @@ def main() -> None:
     with common.observed(asked.device) as facts:
         measured = []
         for classes, width, draws in sizes:
-            measured.append(compare(grid_of(asked, classes, width, draws), asked.repeats))
+            grid = grid_of(asked, classes, width, draws)
+            eleven = None if draws == 1 else replace(grid, tasks=grid.tasks[:1])
+            measured.append(compare(grid, asked.repeats, beside=eleven))
             common.say(f"measured: {classes} classes, width {width}, {len(common.ALPHAS) * draws} runs")
     for cell in measured:
         shape = cell["shape"]
         cell["targets"] = targets(shape)
-        cell["seconds a run and step, against 11 runs"] = against_eleven(cell, measured)
     result = {"sizes": measured, **facts}
     tell(result)
     common.judge(verdicts(result))
@@ -91,29 +94,11 @@ def targets(shape: dict[str, int]) -> dict[str, float | None]:
     }
 
 
-def against_eleven(cell: dict[str, Any], measured: list[dict[str, Any]]) -> float | None:
-    """The stacked time of a run's step over what it is at 11 runs of the size; at most 1 is the target."""
-    of_size = {name: cell["shape"][name] for name in ("classes", "width")}
-    base = [
-        other
-        for other in measured
-        if other["shape"]["runs"] == len(common.ALPHAS) and of_size.items() <= other["shape"].items()
-    ]
-    if not base or base[0] is cell:
-        return None
-    return common.three_digits(per_run(cell) / per_run(base[0]))
-
-
-def per_run(cell: dict[str, Any]) -> float:
-    """Milliseconds of a trained run's step when stacked."""
-    return cell["ms a step of the whole grid"]["stacked"] / cell["shape"]["trained runs"]
-
-
 def verdicts(result: dict[str, Any]) -> list[Verdict]:
     """Every size's targets."""
     found = []
     for cell in result["sizes"]:
-        shape, goal, slower = cell["shape"], cell["targets"], cell["seconds a run and step, against 11 runs"]
+        shape, goal, slower = cell["shape"], cell["targets"], cell.get("a run, over one beside")
         size = f"D {shape['width']}, C {shape['classes']}, {shape['runs']} runs"
         faster, share = cell["times as fast"]["all alphas of the loop"], cell["share of the matrix rate"]["stacked"]
         if least := goal["times as fast"]:
@@ -122,8 +107,9 @@ def verdicts(result: dict[str, Any]) -> list[Verdict]:
         if least := goal["share of the matrix rate"]:
             told = f"{common.spread({kind: round(100 * value) for kind, value in share.items()})} %"
             found.append(Verdict(f"{size}: {100 * least:.0f} % of the matrix rate", told, share["median"] >= least))
-        if slower is not None:
-            found.append(Verdict(f"{size}: a run no slower than among 11", f"{slower:g}x its time", slower <= 1))
+        if slower:
+            told = f"{common.spread(slower)}x its time"
+            found.append(Verdict(f"{size}: a run no slower than among 11", told, slower["median"] <= 1))
     return found
 
 
@@ -146,7 +132,7 @@ def tell(result: dict[str, Any]) -> None:
                 f"{faster['trained alphas alone']['median']:g}",
                 f"{share['median']:g}",
                 aim(goal["share of the matrix rate"]),
-                aim(cell["seconds a run and step, against 11 runs"]),
+                common.spread(cell["a run, over one beside"]) if "a run, over one beside" in cell else "-",
             ]
         )
     columns = ["C", "D", "runs", "loop", "stacked", "s/epoch", "times as fast", "target", "alone", "of rate", "target"]
@@ -155,7 +141,7 @@ def tell(result: dict[str, Any]) -> None:
     )
     common.say(
         "times as fast: the loop trains every alpha; alone: without its seconds at alpha 0, which the stack does not "
-        "train. of rate: of the fp32 matrix rate. to 11: a run's step against its cost among 11, target at most 1. "
+        "train. of rate: of the fp32 matrix rate. to 11: a run's step over one among 11, in turns; target at most 1. "
         "Parameters and accuracies are equal. Targets are of 2 CPU cores."
     )
 

@@ -60,6 +60,7 @@ __all__ = [
     "turns",
     "versions",
     "write",
+    "written",
 ]
 
 ALPHAS = tuple(index / 10 for index in range(11))
@@ -176,6 +177,15 @@ def write(asked: argparse.Namespace, name: str, result: Mapping[str, Any]) -> No
         whole["repeats"] = asked.repeats
     file.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     console.note(f"written: {file}")
+
+
+def written(asked: argparse.Namespace, name: str) -> dict[str, Any]:
+    """What the script's whole result holds already: a run of some of its parts leaves the others as they are."""
+    file = RESULTS / f"{name}.json"
+    if not asked.only or asked.short or asked.write != Path() or not file.exists():
+        return {}
+    held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return held
 
 
 def commit() -> str:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import tempfile
 import time
@@ -98,15 +97,7 @@ def main() -> None:
     common.judge(verdicts({"cases": cases}))
     for told in cases.values():
         told |= {"machine": machine, "commit": common.commit(), "repeats": asked.repeats}
-    common.write(asked, "extract", {"cases": written(asked) | cases})
-
-
-def written(asked: argparse.Namespace) -> dict[str, Any]:
-    """The cases in the file already, which a run of some leaves as they are."""
-    file = common.RESULTS / "extract.json"
-    whole = asked.only and not asked.short and asked.write == Path() and file.exists()
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["cases"] if whole else {}
-    return found
+    common.write(asked, "extract", {"cases": common.written(asked, "extract").get("cases", {}) | cases})
 
 
 @dataclass(frozen=True)

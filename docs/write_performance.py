@@ -36,12 +36,21 @@ WHY: dict[str, str] = {}
 HEAD = """# Speed
 
 What each claim of speed comes to, written by `docs/write_performance.py` from the JSON in `benchmarks/results/`, which
-`make bench-full` writes. Nothing else ran on the machine. Medians, with their range over turns that the ways took one after
-the other. Speed is told only where both ways reach the same: the scripts end in an error, or withhold the ratio, where they
-do not. On your own store and machine: `featcache bench`.
+`make bench-full` writes. Nothing else ran on the machine. Medians, with their range over turns that the ways took one
+after the other. Speed is told only where both ways reach the same: the scripts end in an error, or withhold the ratio,
+where they do not.
 
-No GPU has been at hand for these figures yet: what is said of one is a target, the scripts are ready, and the code that a
-GPU takes (recorded steps, `--products tf32`, `--pixels device`) is exercised by the tests on a CPU.
+On your own store and machine:
+
+```sh
+featcache bench --shots 1 --repeats 1 --products bf16
+```
+
+The last option trains the whole search under bf16 products too (`tf32` on a GPU), and tells what they gain and what
+accuracy they cost; `fit --products bf16` then uses them.
+
+No GPU has been at hand for these figures yet: what is said of one is a target, the scripts are ready, and the code that
+a GPU takes (recorded steps, `--products tf32`, `--pixels device`) is exercised by the tests on a CPU.
 """
 
 
@@ -77,16 +86,20 @@ def section(name: str, title: str, script: dict[str, Any], result: dict[str, Any
 
 
 def machine(name: str, result: dict[str, Any]) -> str:
-    """Which script, machine and commit."""
-    facts = result if "cpu" in result else next(iter(result["cases"].values()))["machine"]
-    commit = result.get("commit", "unknown")
-    turns = f", {result['repeats']} turns" if "repeats" in result else ""
-    load = facts["load average, before and after"]
-    rate = facts["matrix product, GFLOP/s, before and after"]
+    """Which script, machine and commit; where parts were run apart, each of them."""
+    parts = result.get("cases") or {part: result[part] for part in ("tiny", "imagenet") if part in result}
+    lines = [f"{part}: {_machine(told, told['machine'])}" for part, told in parts.items()]
+    lines = lines or [_machine(result, result)]
+    return f"`python benchmarks/{name}.py --write`.\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _machine(told: dict[str, Any], facts: dict[str, Any]) -> str:
+    load = "{} and {}".format(*facts["load average, before and after"])
+    rate = "{:g} and {:g}".format(*facts["matrix product, GFLOP/s, before and after"])
+    turns = f"{told['repeats']} turns, " if "repeats" in told else ""
     return (
-        f"`python benchmarks/{name}.py --write`{turns}, commit `{commit}`: {facts['cpu']}, {facts.get('cores', '?')} cores, torch "
-        f"{facts['torch']}; float32 products at {rate[0]:g} and {rate[1]:g} GFLOP/s before and after, load average "
-        f"{load[0]} and {load[1]}."
+        f"{turns}commit `{told.get('commit', 'unknown')}`, {facts['cpu']}, {facts['cores']} cores, torch "
+        f"{facts['torch']}; float32 products at {rate} GFLOP/s before and after, load average {load}"
     )
 
 

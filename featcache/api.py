@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from featcache import grids, registry, results, shelf
-from featcache.commands import extracting, fitting
+from featcache.commands import extracting, fit_options
 from featcache.errors import UnknownNameError
 from featcache.extraction import Request, carry_out
 from featcache.fitted import FitResults
@@ -184,7 +184,7 @@ def fit(
     searched = {n: v for n, v in training.items() if v is not None and (n in own or not isinstance(v, (int, float)))}
     fields = {**fields, **searched}
     alone: dict[str, Any] = {name: None if name in searched else value for name, value in training.items()}
-    options = fitting.FitOptions(
+    options = fit_options.FitOptions(
         adapters=(adapter,),
         grid=tuple(f"{name}={_typed(value)}" for name, value in fields.items()),
         post_hoc_alpha=None if post_hoc_alpha is None else _typed(post_hoc_alpha),
@@ -203,8 +203,8 @@ def fit(
         device=device,
         **alone,
     )
-    fitting.check_effect(options)
-    job = fitting.Job(task.store.path, adapter, task.prompts, task.shots)
+    fit_options.check_effect(options)
+    job = fit_options.Job(task.store.path, adapter, task.prompts, task.shots)
     store, file = task.store, results_path()
     recorder = Recorder(file, ["fit", store.name, "--adapter", adapter]) if record else None
     kept: list[Any] = []
@@ -216,8 +216,8 @@ def fit(
 
     outcome = search(
         store,
-        fitting.settings_of(job, options),
-        lambda shots: fitting.recipe_of(adapter, options, shots, data_set(store)),
+        fit_options.settings_of(job, options),
+        lambda shots: fit_options.recipe_of(adapter, options, shots, data_set(store)),
         learnt=results.learnt_for(file, store.key, task.classes),
         record=recorder or (lambda _: None),
         keep=keep,

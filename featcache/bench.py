@@ -141,9 +141,10 @@ def one_by_one(grid: Grid) -> Looped:
 # -- the comparison --------------------------------------------------------------------------------------------------
 
 
-def compare(grid: Grid, repeats: int) -> dict[str, Any]:
+def compare(grid: Grid, repeats: int, *, beside: Grid | None = None) -> dict[str, Any]:
     """Both ways timed in turns, and what they reached; raises UnequalError where that differs.
 
+    A grid `beside` has the stack's turns too: told is how long a run of `grid` takes, over a run of that one.
     The share of the matrix rate is the time that the FLOPs of `step_flops` take at the rate of plain products, over the
     time they took: the rate is measured at every turn, right before the stack's, for it wanders on a shared machine.
     """
@@ -160,17 +161,20 @@ def compare(grid: Grid, repeats: int) -> dict[str, Any]:
         return looped.params
 
     rates: list[float] = []
-    ways = {
+    ways: dict[str, Callable[[], Any]] = {
         "rate": lambda: rates.append(matrix_rate(grid.device)),
         "stacked": lambda: stacked(grid),
-        "loop": loop,
     }
-    seconds, given = turns(ways, repeats, grid.device, warm_up=0)
+    other = cut(beside or grid)
+    if beside:
+        ways["beside"] = lambda: stacked(other)
+    seconds, given = turns({**ways, "loop": loop}, repeats, grid.device, warm_up=0)
     del seconds["rate"]
+    seconds_beside = seconds.pop("beside", [])
     trained_only = [whole - part for whole, part in zip(seconds["loop"], idle, strict=True)]
     flops = grid.num_trained * step_flops(grid.tasks[0], batch_rows(grid.tasks[0], grid.recipe))
     at_rate = [grid.num_steps * flops / rate for rate in rates]
-    return {
+    told = {
         "shape": {**_shape(whole), "images a sampled epoch": len(grid.tasks[0].label), "steps": grid.num_steps},
         "seconds": {
             "stacked": summary(seconds["stacked"]),
@@ -196,6 +200,15 @@ def compare(grid: Grid, repeats: int) -> dict[str, Any]:
         },
         **check_equal(grid, given["stacked"], given["loop"]),
     }
+    if beside:
+        told["a run, over one beside"] = _per_run(grid, seconds["stacked"], other, seconds_beside)
+    return told
+
+
+def _per_run(grid: Grid, seconds: list[float], other: Grid, beside: list[float]) -> dict[str, float]:
+    """Of the stack, turn by turn: a trained run's step over one of the other grid."""
+    own, others = (one.num_trained * one.num_steps for one in (grid, other))
+    return ratios([spent / own for spent in seconds], [spent / others for spent in beside])
 
 
 def _shape(grid: Grid) -> dict[str, int]:

@@ -298,13 +298,13 @@ def fit_command(
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Fit an adapter at every alpha on every draw at once, choose alpha honestly, then test."""
-    from featcache.commands import fitting
+    from featcache.commands import fit_options, fitting
     from featcache.commands.stores import every_store, stores_named
 
     use(adapters_dir)
     if every and stores:
         raise ConfigError(f"--all means every store, but {', '.join(stores)} is named too; say one of the two")
-    options = fitting.FitOptions(
+    options = fit_options.FitOptions(
         adapters=typed.words(adapter, "--adapter"),
         grid=(*([f"alpha={alpha_grid}"] if alpha_grid is not None else []), *(grid or [])),
         post_hoc_alpha=post_hoc_alpha,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,7 @@ class PromptSet:
 
     def origin(self, tower: Tower) -> str:
         """Digest of the text tower and the sentences, class by class: equal origins, equal embeddings."""
-        content = [asdict(tower), list(self.label), list(self.sentences)]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _origin(tower, self.label, self.sentences)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +75,11 @@ class TextSet:
         for array in (self.embedding, self.label, self.template):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+def _origin(tower: Tower, label: Sequence[int], sentences: Sequence[str]) -> str:
+    content = [asdict(tower), list(label), list(sentences)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def single(template: str, classes: Sequence[str]) -> PromptSet:
@@ -135,8 +139,31 @@ def check_template(template: str) -> None:
         raise ConfigError(f'template {template!r} must hold exactly one {{}}, as in "a photo of a {{}}."')
 
 
-def encoded(prompts: PromptSet, embedding: NDArray[np.float32], tower: Tower) -> TextSet:
-    """The text set of sentences and what `tower` made of them, (T, D)."""
+class Encoded(NamedTuple):
+    """A set that has been encoded."""
+
+    text: TextSet
+    num_new: int
+    """Sentences that had to go through the tower; the others were there, in another set or another class."""
+
+
+def encode(
+    prompts: PromptSet, held: Iterable[TextSet], tower: Tower, through: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> Encoded:
+    """The text set of sentences; only those that none of `held` has from the same tower go `through` it.
+
+    A sentence's embedding does not hang on its neighbours, so it is the same bit for bit whichever set it was made for.
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    for text in held:
+        if text.sentences and text.origin == _origin(tower, text.label.tolist(), text.sentences):
+            found.update(zip(text.sentences, text.embedding, strict=True))
+    new = [sentence for sentence in dict.fromkeys(prompts.sentences) if sentence not in found]
+    found.update(zip(new, through(new) if new else (), strict=True))
+    return Encoded(_text_set(prompts, np.stack([found[sentence] for sentence in prompts.sentences]), tower), len(new))
+
+
+def _text_set(prompts: PromptSet, embedding: NDArray[np.float32], tower: Tower) -> TextSet:
     return TextSet(
         embedding=embedding,
         label=np.array(prompts.label, dtype=np.int32),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from featcache import registry
-from featcache.commands.fitting import grid_of
+from featcache.commands.fit_options import grid_of
 from featcache.errors import ConfigError
 from featcache.fits import expand
 from featcache.ops import cosine_logits

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from featcache import fewshot, fits, grids, recipes, registry
-from featcache.commands.fitting import grid_of
+from featcache.commands.fit_options import grid_of
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.importing import import_npz
 from featcache.loading import present

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,37 @@ def test_adding_needs_no_images(run: Run, pictures: Path, tmp_path: Path) -> Non
     assert "openai-80" in listed.out
     assert "can be added: paper-7" in listed.out
     assert run("cache", "verify", "one").code == 0
+
+
+def test_only_new_sentences_are_encoded(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = ("extract", "--dataset", f"folder:{pictures}", "--backbone", "tiny", "--views", "0", "--shots", "1")
+    assert run(*extract).code == 0
+    sent: list[str] = []
+    through = Backbone.encode_texts
+
+    def told(self: Backbone, sentences: Sequence[str], *arguments: Any) -> Any:
+        sent.extend(sentences)
+        return through(self, sentences, *arguments)
+
+    monkeypatch.setattr(Backbone, "encode_texts", told)
+    mine = tmp_path / "mine.txt"
+    mine.write_text("a photo of a {}.\na drawing of a {}.\n")  # the first is the default's
+    assert "6 sentences added" in (said := run("prompts", "add", resolve(None).stem, mine)).out
+    assert "(3 encoded, the others were there)" in " ".join(said.out.split())
+    with Store(resolve(None)) as store:
+        before = store.text("mine")
+    mine.write_text("a drawing of a {}.\na sketch of a {}.\na photo of a {}.\n")
+    assert "9 sentences replaced in" in run("prompts", "add", resolve(None).stem, mine).out
+    assert sorted(sent) == sorted(f"a {kind} of a {name}." for kind in ("drawing", "sketch") for name in store.classes)
+    with Store(resolve(None)) as store:
+        after = store.text("mine")
+        assert {*before.sentences} < {*after.sentences}
+        rows = dict(zip(after.sentences, after.embedding, strict=True))
+        for sentence, row in zip(before.sentences, before.embedding, strict=True):
+            assert np.array_equal(rows[sentence], row)
+    assert run("cache", "verify", resolve(None).stem).code == 0
 
 
 def test_what_came_while_texts_were_encoded_stays(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ FITS = (
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results file with the six."""
-    from featcache.commands import fitting
+    from featcache.commands import fit_options, fitting
     from featcache.commands.stores import stores_named
     from featcache.importing import import_npz
 
@@ -47,7 +47,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             import_npz(synthetic.save(folder / f"{name}.npz", values), name=name)
         for store, *words in FITS:
             said = dict(zip(words[::2], words[1::2], strict=True))
-            options = fitting.FitOptions(
+            options = fit_options.FitOptions(
                 adapters=(said["--adapter"],),
                 grid=(said["--grid"],) if "--grid" in said else (),
                 shots=tuple(int(word) for word in said["--shots"].split(",")),

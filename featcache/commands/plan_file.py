@@ -28,7 +28,8 @@ from featcache import results as records
 from featcache.bounded import read_text
 from featcache.commands import MAX_INT
 from featcache.commands.extracting import MachineOptions, Source, extract_one, plan_of
-from featcache.commands.fitting import FitOptions, Job, check_effect, fit_one, identify, jobs_of
+from featcache.commands.fit_options import FitOptions, Job, check_effect
+from featcache.commands.fitting import fit_one, identify, jobs_of
 from featcache.commands.running import attempt, tell_failed
 from featcache.engines import engine_named
 from featcache.errors import ConfigError, FeatcacheError, InputError

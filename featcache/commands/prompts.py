@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -55,7 +56,7 @@ def add(
     from featcache.backbones.of_store import backbone_of
     from featcache.commands.running import stoppable
     from featcache.devices import pick_device
-    from featcache.prompts import DEFAULT, TextSet, encoded, prompt_set
+    from featcache.prompts import DEFAULT, Encoded, encode, prompt_set
     from featcache.store import Store, write_store
     from featcache.store.claims import turn
     from featcache.store.copying import contents_of
@@ -64,28 +65,33 @@ def add(
     with Store(resolve(store)) as opened:
         encoder = backbone_of(opened, backbone, weights)
         template = str(opened.provenance.get("template", "a photo of a {}."))
-        made: dict[str, TextSet] = {}
+        held = {name: opened.text(name) for name in opened.text_sets}
+        made: dict[str, Encoded] = {}
+        through = partial(encoder.encode_texts, device=pick_device(device))
         for name in dict.fromkeys(word.strip() for word in sets.split(",")):
             prompts = prompt_set(name, opened.classes, opened.class_ids, template=template)
-            held = opened.text(prompts.name) if prompts.name in opened.text_sets else None
+            before = held.get(prompts.name)
             if prompts.name in made:
                 raise ConfigError(
                     f"two of the prompt sets asked for are called {prompts.name}; rename one of the files"
                 )
-            if held is not None and held.origin == prompts.origin(encoder.identity.tower):
+            if before is not None and before.origin == prompts.origin(encoder.identity.tower):
                 console.say(f"{prompts.name}: there already")
                 continue
-            if held is not None and prompts.name == DEFAULT and not held.sentences:
+            if before is not None and prompts.name == DEFAULT and not before.sentences:
                 raise ConfigError(f"the default text of {opened.name} was imported and is not written over")
             with stoppable("nothing was added; the same command adds it"):
-                embedding = encoder.encode_texts(prompts.sentences, pick_device(device))
-            made[prompts.name] = encoded(prompts, embedding, encoder.identity.tower)
+                made[prompts.name] = encode(prompts, held.values(), encoder.identity.tower, through)
     if not made:
         return
     with turn(opened.path), Store(opened.path) as now:  # rows or sets may have come while the texts were encoded
         contents = contents_of(now)
         if (now.key, now.class_ids, now.classes) != (opened.key, opened.class_ids, opened.classes):
             raise InputError(f"{opened.name} got other classes meanwhile, so nothing is added; run the command again")
-        write_store(now.path, replace(contents, text={**contents.text, **made}))
-    for name, text in made.items():
-        console.say(f"{name}: {len(text.label):,} sentences added to {opened.name}; fit with --prompts {name}")
+        write_store(
+            now.path, replace(contents, text={**contents.text, **{name: one.text for name, one in made.items()}})
+        )
+    for name, (text, num_new) in made.items():
+        how = "replaced in" if name in held else "added to"
+        some = "" if num_new == len(text.label) else f" ({num_new:,} encoded, the others were there)"
+        console.say(f"{name}: {len(text.label):,} sentences {how} {opened.name}{some}; fit with --prompts {name}")

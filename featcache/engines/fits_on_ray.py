@@ -19,7 +19,7 @@ from featcache.store.elsewhere import local_copy, origin_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featcache.commands.fitting import FitOptions, Job
+    from featcache.commands.fit_options import FitOptions, Job
     from featcache.fewshot import Draw
     from featcache.outcome import Outcome
     from featcache.text_sources import Learnt

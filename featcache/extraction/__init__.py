@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import DataError, OvertakenError
 from featcache.extraction.parts import remove_parts
 from featcache.extraction.plan import Plan, Request, make_plan
-from featcache.prompts import PromptSet, TextSet, encoded
+from featcache.prompts import PromptSet, TextSet, encode
 from featcache.store.claims import turn
 from featcache.store.damage import NO_DAMAGE
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from featcache.backbones import Backbone
     from featcache.engines import Engine
     from featcache.extraction.encode import Machine, Progress
@@ -61,13 +64,17 @@ def carry_out(
         **provenance,
     }
     texts: dict[PromptSet, TextSet] = {}
+    held = _kept(plan) if plan.texts.missing else {}
+
+    def to_text(sentences: Sequence[str]) -> NDArray[np.float32]:
+        return backbone.encode_texts(sentences, at_hand(machine.device))
+
     rounds = 0
     while rounds < _ROUNDS:
         shared = bool(plan.num_missing) and engine.encode(plan, backbone, machine, progress=progress)
         for prompts in plan.texts.missing:
             if prompts not in texts:
-                embedding = backbone.encode_texts(prompts.sentences, at_hand(machine.device))
-                texts[prompts] = encoded(prompts, embedding, plan.identity.tower)
+                texts[prompts] = encode(prompts, held.values(), plan.identity.tower, to_text).text
         with turn(plan.store):
             plan = _again(plan)  # other processes wrote stores and parts meanwhile, or images changed
             if not plan.num_missing and texts.keys() >= set(plan.texts.missing):

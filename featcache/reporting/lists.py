@@ -29,8 +29,9 @@ def _show_group(members: Sequence[Summary], title: str) -> None:
     stores = list(dict.fromkeys(row.store for row in members))
     found = {(row.store, row.shots): row for row in members}
     name = {row.store: row.dataset for row in members}
-    if len(set(name.values())) < len(name):
-        name = {store: store for store in name}  # several stores of one data set
+    kind = "data set"
+    if len(set(name.values())) < len(name):  # several stores of one data set, which the mean counts as often
+        kind, name = "store", {store: store for store in name}
     zero_shot = {row.store: math.nan if row.zero_shot_accuracy is None else row.zero_shot_accuracy for row in members}
     rows = [
         [
@@ -44,9 +45,9 @@ def _show_group(members: Sequence[Summary], title: str) -> None:
     for k in shots:
         values = [found[store, k].test_accuracy or 0.0 for store in stores if (store, k) in found]
         means.append(number(fmean(values)) + (f" (of {len(values)})" if len(values) < len(stores) else ""))
-    rows.append([f"mean over {len(stores)}", *means])
+    rows.append([f"mean over {len(stores)}{' stores' if kind == 'store' else ''}", *means])
     console.table(
-        ["data set", "zero-shot", *(f"{k} shot" + ("s" if k > 1 else "") for k in shots)],
+        [kind, "zero-shot", *(f"{k} shot" + ("s" if k > 1 else "") for k in shots)],
         rows,
         title=title,
         mark=len(rows) - 1,

@@ -29,7 +29,7 @@ def curve(rows: list[GridRow], zero_shot: float, *, height: int = 9, step: int =
     high = max([*values, zero_shot])
     # One alpha far below zero-shot would flatten the part that matters: it is drawn as an arrow off the scale.
     low = max(min([*values, zero_shot]), zero_shot - max(high - zero_shot, 0.01))
-    span = max(high - low, 1e-9)
+    span = max(high - low, 1e-3 * (height - 1))  # lines a tenth of a point apart at least
 
     def level(value: float) -> int:
         return max(0, round((value - low) / span * (height - 1)))
