@@ -147,7 +147,7 @@ class Encoded(NamedTuple):
     """Sentences that had to go through the tower; the others were there, in another set or another class."""
 
 
-def encode(
+def encode_set(
     prompts: PromptSet, held: Iterable[TextSet], tower: Tower, through: Callable[[Sequence[str]], NDArray[np.float32]]
 ) -> Encoded:
     """The text set of sentences; only those that none of `held` has from the same tower go `through` it.

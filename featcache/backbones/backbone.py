@@ -19,8 +19,8 @@ from featcache.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-_TEXTS = {True: 256, False: 32}
-"""Sentences a batch: many on CUDA; elsewhere no more than keep all cores busy, since the last batch is padded."""
+_TEXTS = {True: 256, False: 8}
+"""Sentences a batch: many on CUDA; elsewhere a few, whose 600 tokens keep the cores as busy, for the last is padded."""
 
 
 class Backbone:

@@ -56,7 +56,7 @@ def add(
     from featcache.backbones.of_store import backbone_of
     from featcache.commands.running import stoppable
     from featcache.devices import pick_device
-    from featcache.prompts import DEFAULT, Encoded, encode, prompt_set
+    from featcache.prompts import DEFAULT, Encoded, encode_set, prompt_set
     from featcache.store import Store, write_store
     from featcache.store.claims import turn
     from featcache.store.copying import contents_of
@@ -81,7 +81,7 @@ def add(
             if before is not None and prompts.name == DEFAULT and not before.sentences:
                 raise ConfigError(f"the default text of {opened.name} was imported and is not written over")
             with stoppable("nothing was added; the same command adds it"):
-                made[prompts.name] = encode(prompts, held.values(), encoder.identity.tower, through)
+                made[prompts.name] = encode_set(prompts, held.values(), encoder.identity.tower, through)
     if not made:
         return
     with turn(opened.path), Store(opened.path) as now:  # rows or sets may have come while the texts were encoded

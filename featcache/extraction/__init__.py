@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import DataError, OvertakenError
 from featcache.extraction.parts import remove_parts
 from featcache.extraction.plan import Plan, Request, make_plan
-from featcache.prompts import PromptSet, TextSet, encode
+from featcache.prompts import PromptSet, TextSet, encode_set
 from featcache.store.claims import turn
 from featcache.store.damage import NO_DAMAGE
 
@@ -74,7 +74,7 @@ def carry_out(
         shared = bool(plan.num_missing) and engine.encode(plan, backbone, machine, progress=progress)
         for prompts in plan.texts.missing:
             if prompts not in texts:
-                texts[prompts] = encode(prompts, held.values(), plan.identity.tower, to_text).text
+                texts[prompts] = encode_set(prompts, held.values(), plan.identity.tower, to_text).text
         with turn(plan.store):
             plan = _again(plan)  # other processes wrote stores and parts meanwhile, or images changed
             if not plan.num_missing and texts.keys() >= set(plan.texts.missing):
