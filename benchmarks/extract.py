@@ -9,10 +9,12 @@ Images a second of `featcache extract`'s work, plan and store included, beside
     CLIP_benchmark-style  a DataLoader over the images, one view, autocast off, features to a list, then torch.save
 
 and the loading stages alone: featcache's (decode once, draw all views) and decode-per-view's, with nothing done with
-what they give; and, on one thread, the processor seconds an image takes to decode and view. JPEG files made here, DTD-
-sized (300 to 640 pixels a side) and ImageNet-sized (500 x 375), in 1 view (the squash of test images) and 10; RN50 with
+what they give; the data set's sentences through the text tower; and, on one thread, the processor seconds an image
+takes to decode and view. In one view, decoding per view is what the CLIP_benchmark-style loop does. JPEG files made
+here, DTD-sized (300 to 640 pixels a side) and ImageNet-sized (500 x 375), in 1 view (the squash of test images) and 10; RN50 with
 random weights and `tiny`, float32, batches of 64, one loading process a core. The ways take turns. The floor is the
-bare forward plus decode core-seconds / cores on a CPU, whose cores do both, and the longer of the two on a GPU.
+bare forward plus decode core-seconds / cores on a CPU, whose cores do both, and the longer of the two on a GPU; either
+plus the sentences, which an extraction cannot do without.
 
 Same work: view 0's embeddings of featcache and of the CLIP_benchmark-style loop are held against each other; the
 largest difference is told relative to an embedding's distance from the mean one.
@@ -59,9 +61,10 @@ VIEWS = (1, 10)
 BARE_BATCHES = 2
 """Ready batches that the bare loop runs: every batch costs the same."""
 OURS, BARE, PER_VIEW, PLAIN = "featcache", "bare forward", "decode per view", "CLIP_benchmark-style"
+TEXT = "sentences alone"
 LOADING, LOADING_PER_VIEW = "loading alone", "loading alone, decode per view"
 IMAGES = {
-    "full": {("RN50", 1): 128, ("RN50", 10): 64, ("tiny", 1): 512, ("tiny", 10): 256},
+    "full": {("RN50", 1): 256, ("RN50", 10): 64, ("tiny", 1): 512, ("tiny", 10): 256},
     "short": {("RN50", 1): 64, ("RN50", 10): 64, ("tiny", 1): 128, ("tiny", 10): 64},
     "least": {("RN50", 1): 2, ("RN50", 10): 2, ("tiny", 1): 4, ("tiny", 10): 3},
 }
@@ -142,31 +145,39 @@ class Case:
 
 def measured(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every way over the same images, and what they say."""
+    said = sentences(case)
     ways: dict[str, Callable[[], Any]] = {
         OURS: lambda: ours(case),
         BARE: lambda: bare(case),
-        PER_VIEW: lambda: per_view(case),
+        TEXT: lambda: case.backbone.encode_texts(said, case.device),
         LOADING: lambda: loading(case),
         LOADING_PER_VIEW: lambda: sum(len(pixels) for pixels in per_view_loader(case)),
     }
-    if case.num_views == 1:
-        ways[PLAIN] = lambda: clip_benchmark(case)
-    seconds, given = common.turns(ways, asked.repeats, case.device)
+    loop = PLAIN if case.num_views == 1 else PER_VIEW
+    ways[loop] = lambda: clip_benchmark(case) if loop == PLAIN else per_view(case)
+    for warm_up in (BARE, TEXT, LOADING, LOADING_PER_VIEW):
+        ways[warm_up]()
+    seconds, given = common.turns(ways, asked.repeats, case.device, warm_up=0)
     scale = case.num_embeddings / given[BARE]
     seconds[BARE] = [scale * value for value in seconds[BARE]]
     decode = [core_seconds(case) for _ in range(asked.repeats)]
     cores = case.workers
     shared = sum if case.device.type == "cpu" else max
-    floor = [shared((one, per_image / cores)) for one, per_image in zip(seconds[BARE], decode, strict=True)]
+    floor = [
+        shared((one, per_image / cores)) + text
+        for one, per_image, text in zip(seconds[BARE], decode, seconds[TEXT], strict=True)
+    ]
+    text = common.summary(seconds.pop(TEXT))
     told: dict[str, Any] = {
         "images": len(case.names),
         "images a second": {
             name: common.summary([len(case.names) / value for value in each]) for name, each in seconds.items()
         },
+        "seconds of the sentences": text,
         "core-seconds an image to decode and view": common.three_digits(median(decode) / len(case.names)),
         "floor, images a second": common.summary([len(case.names) / value for value in floor]),
         "time over the floor's": common.ratios(seconds[OURS], floor),
-        "times decode per view": common.ratios(seconds[PER_VIEW], seconds[OURS]),
+        "times decode per view": common.ratios(seconds[loop], seconds[OURS]),
         "loading, times decode per view": common.ratios(seconds[LOADING_PER_VIEW], seconds[LOADING]),
     }
     if case.num_views == 1:
@@ -184,6 +195,13 @@ def ours(case: Case) -> Tensor:
             split = store.splits[0]
             rows = store.gather(split, "image", np.arange(len(case.names)))[:, 0]
     return torch.from_numpy(rows.astype(np.float32))
+
+
+def sentences(case: Case) -> tuple[str, ...]:
+    """What the text tower is given."""
+    with tempfile.TemporaryDirectory() as home, own_home(home):
+        (prompts,) = case.plan().texts.missing
+    return prompts.sentences
 
 
 def loading(case: Case) -> int:
@@ -299,7 +317,7 @@ def verdicts(result: dict[str, Any]) -> list[common.Verdict]:
         ratio = rn50[over]
         found.append(
             common.Verdict(
-                "RN50, DTD-sized, 1 view: within 5 % of bare forward + decode core-seconds / cores",
+                "RN50, DTD-sized, 1 view: within 5 % of bare forwards + decode core-seconds / cores",
                 f"{common.spread(ratio)} of the floor's time",
                 ratio["median"] <= WITHIN,
             )
