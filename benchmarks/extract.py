@@ -11,10 +11,10 @@ Images a second of `featcache extract`'s work, plan and store included, beside
 and the loading stages alone: featcache's (decode once, draw all views) and decode-per-view's, with nothing done with
 what they give; the data set's sentences through the text tower; and, on one thread, the processor seconds an image
 takes to decode and view. In one view, decoding per view is what the CLIP_benchmark-style loop does. JPEG files made
-here, DTD-sized (300 to 640 pixels a side) and ImageNet-sized (500 x 375), in 1 view (the squash of test images) and 10; RN50 with
-random weights and `tiny`, float32, batches of 64, one loading process a core. The ways take turns. The floor is the
-bare forward plus decode core-seconds / cores on a CPU, whose cores do both, and the longer of the two on a GPU; either
-plus the sentences, which an extraction cannot do without.
+here, DTD-sized (300 to 640 pixels a side) and ImageNet-sized (500 x 375), in 1 view (the squash of test images) and
+10; RN50 with random weights and `tiny`, float32, batches of 64, one loading process a core. The ways take turns. The
+floor is the bare forward plus decode core-seconds / cores on a CPU, whose cores do both, and the longer of the two on
+a GPU; either plus the sentences, which an extraction cannot do without.
 
 Same work: view 0's embeddings of featcache and of the CLIP_benchmark-style loop are held against each other; the
 largest difference is told relative to an embedding's distance from the mean one.
