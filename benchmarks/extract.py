@@ -8,13 +8,14 @@ Images a second of `featcache extract`'s work, plan and store included, beside
     decode per view       a DataLoader whose every item opens, decodes and crops an image for one view; a list
     CLIP_benchmark-style  a DataLoader over the images, one view, autocast off, features to a list, then torch.save
 
-and the loading stages alone: featcache's (decode once, draw all views) and decode-per-view's, with nothing done with
-what they give; the data set's sentences through the text tower; and, on one thread, the processor seconds an image
-takes to decode and view. In one view, decoding per view is what the CLIP_benchmark-style loop does. JPEG files made
-here, DTD-sized (300 to 640 pixels a side) and ImageNet-sized (500 x 375), in 1 view (the squash of test images) and
-10; RN50 with random weights and `tiny`, float32, batches of 64, one loading process a core. The ways take turns. The
-floor is the bare forward plus decode core-seconds / cores on a CPU, whose cores do both, and the longer of the two on
-a GPU; either plus the sentences, which an extraction cannot do without.
+and the loading stages alone: featcache's (decode once, draw all views; with PIL's pixels and torch's) and
+decode-per-view's, with nothing done with what they give; the data set's sentences through the text tower; and, on one
+thread, the processor seconds an image takes to decode and view. In one view, decoding per view is what the
+CLIP_benchmark-style loop does. JPEG files made here, DTD-sized (300 to 640 pixels a side) and ImageNet-sized (500 x
+375), in 1 view (the squash of test images) and 10; RN50 with random weights and `tiny`, float32, batches of 64, one
+loading process a core. The ways take turns. The floor is the bare forward plus decode core-seconds / cores on a CPU,
+whose cores do both, and the longer of the two on a GPU; either plus the sentences, which an extraction cannot do
+without.
 
 Same work: view 0's embeddings of featcache and of the CLIP_benchmark-style loop are held against each other; the
 largest difference is told relative to an embedding's distance from the mean one.
@@ -62,6 +63,7 @@ BARE_BATCHES = 2
 """Ready batches that the bare loop runs: every batch costs the same."""
 OURS, BARE, PER_VIEW, PLAIN = "featcache", "bare forward", "decode per view", "CLIP_benchmark-style"
 TEXT = "sentences alone"
+LOADING_TORCH = "loading alone, --pixels torch"
 LOADING, LOADING_PER_VIEW = "loading alone", "loading alone, decode per view"
 IMAGES = {
     "full": {("RN50", 1): 256, ("RN50", 10): 64, ("tiny", 1): 512, ("tiny", 10): 256},
@@ -128,7 +130,7 @@ class Case:
     def machine(self) -> Machine:
         return Machine(device=self.device, batch_size=BATCH, workers=self.workers)
 
-    def plan(self) -> Plan:
+    def plan(self, pixels: str = Request.pixels) -> Plan:
         """What featcache has to do: one view is a test image's, ten are a training image's."""
         split = Split(path=self.names, label=np.arange(len(self.names), dtype=np.int64) % 2)
         manifest = Manifest(
@@ -139,7 +141,7 @@ class Case:
             source="made here",
             reader=FileReader(self.root),
         )
-        request = Request(shots=(1,), shot_seeds=(1,), num_views=self.num_views - 1, all_train=True)
+        request = Request(shots=(1,), shot_seeds=(1,), num_views=self.num_views - 1, all_train=True, pixels=pixels)
         return make_plan(manifest, self.backbone.identity, request)
 
 
@@ -151,6 +153,7 @@ def measured(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
         BARE: lambda: bare(case),
         TEXT: lambda: case.backbone.encode_texts(said, case.device),
         LOADING: lambda: loading(case),
+        LOADING_TORCH: lambda: loading(case, "torch"),
         LOADING_PER_VIEW: lambda: sum(len(pixels) for pixels in per_view_loader(case)),
     }
     loop = PLAIN if case.num_views == 1 else PER_VIEW
@@ -179,6 +182,9 @@ def measured(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
         "time over the floor's": common.ratios(seconds[OURS], floor),
         "times decode per view": common.ratios(seconds[loop], seconds[OURS]),
         "loading, times decode per view": common.ratios(seconds[LOADING_PER_VIEW], seconds[LOADING]),
+        "loading with --pixels torch, times decode per view": common.ratios(
+            seconds[LOADING_PER_VIEW], seconds[LOADING_TORCH]
+        ),
     }
     if case.num_views == 1:
         told["times CLIP_benchmark-style"] = common.ratios(seconds[PLAIN], seconds[OURS])
@@ -204,17 +210,17 @@ def sentences(case: Case) -> tuple[str, ...]:
     return prompts.sentences
 
 
-def loading(case: Case) -> int:
+def loading(case: Case, pixels: str = Request.pixels) -> int:
     """How many views featcache's loading stage gave."""
-    with loading_stage(case, case.machine) as images:
+    with loading_stage(case, case.machine, pixels) as images:
         return sum(len(decoded.pixels) for decoded in images)
 
 
 @contextmanager
-def loading_stage(case: Case, machine: Machine) -> Iterator[Iterator[Decoded]]:
+def loading_stage(case: Case, machine: Machine, pixels: str = Request.pixels) -> Iterator[Iterator[Decoded]]:
     """featcache's loading stage, over images of which nothing is there already."""
     with tempfile.TemporaryDirectory() as home, own_home(home):
-        plan = case.plan()
+        plan = case.plan(pixels)
         shards = Shards(plan.missing, plan.manifest)
         yield decode(Work.of(plan), shards, range(len(shards)), machine)
 
@@ -323,14 +329,17 @@ def verdicts(result: dict[str, Any]) -> list[common.Verdict]:
             )
         )
     if tiny := cases.get("tiny, ImageNet-sized, 10 views"):
-        ratio = tiny[loads]
-        found.append(
-            common.Verdict(
-                f"tiny, ImageNet-sized, 10 views: the loading stage at least {LOADING_TARGET}x decode-per-view",
-                f"{common.spread(ratio)}x",
-                ratio["median"] >= LOADING_TARGET,
+        for what, by in (
+            (loads, "PIL's pixels"),
+            ("loading with --pixels torch, times decode per view", "--pixels torch"),
+        ):
+            found.append(
+                common.Verdict(
+                    f"tiny, ImageNet-sized, 10 views, {by}: loading at least {LOADING_TARGET}x decode-per-view",
+                    f"{common.spread(tiny[what])}x",
+                    tiny[what]["median"] >= LOADING_TARGET,
+                )
             )
-        )
     return found
 
 
@@ -343,6 +352,7 @@ def tell(result: dict[str, Any]) -> None:
         PER_VIEW: "per view",
         PLAIN: "CLIP_b.",
         LOADING: "load",
+        LOADING_TORCH: "load, torch",
         LOADING_PER_VIEW: "load p.v.",
     }
     over, loads = "time over the floor's", "loading, times decode per view"
