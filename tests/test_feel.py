@@ -190,3 +190,13 @@ def test_doctor_says_what_is_wrong_and_what_to_do(run: Run, tmp_path: Path, monk
     assert any("cannot be written" in problem and "FEATCACHE_HOME" in remedy for problem, remedy in found.items())
     assert any("FEATCACHE_DATA" in problem for problem in found)
     assert found["the extra odd is not there (unheard-of-package)"] == "pip install 'featcache[odd]'"
+
+
+def test_doctor_notices_that_torch_is_compiled_at_every_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.setattr("featcache.commands.doctor.cache_from_source", lambda source: f"{source}.there.is.none")
+    found = {one["problem"]: one["remedy"] for one in json.loads(run("doctor", "--json").out)["findings"]}
+    (remedy,) = (remedy for problem, remedy in found.items() if "PYTHONDONTWRITEBYTECODE" in problem)
+    assert "compileall" in remedy
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    assert "PYTHONDONTWRITEBYTECODE" not in run("doctor", "--json").out

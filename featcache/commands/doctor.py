@@ -6,9 +6,10 @@ import json as jsonlib
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,10 @@ def _versions(findings: list[Finding]) -> dict[str, str]:
         except PackageNotFoundError:
             told[name] = "not installed"
             findings.append(Finding(f"{name} is not installed", "pip install featcache", fatal=True))
+    torch = find_spec("torch")
+    if sys.dont_write_bytecode and torch and torch.origin and not Path(cache_from_source(torch.origin)).exists():
+        problem = "Python compiles torch anew at every start, for seconds: PYTHONDONTWRITEBYTECODE is set"
+        findings.append(Finding(problem, f"python -m compileall -q {Path(torch.origin).parents[1]}", fatal=False))
     return told
 
 
