@@ -47,6 +47,9 @@ MAX_STACKS = 4
 STACK_BYTES = 20 * 2**20
 """Parameters and momentum that one stack holds on a CPU: with more, every pass over them waits for memory (2 cores, D
 1024, 30 runs of 4 MB: 1.09 ms a run and step in two stacks, 0.78 in six)."""
+WORTH_SPLITTING = 2**17
+"""Parameters of all runs alike from which on a CPU cuts them into a stack a core: the interpreter keeps the books of
+fewer as soon (2 cores, D 128, 10 runs of 8 k: 1.2 ms a step in two stacks, 0.77 in one; 30 runs: 1.5 and 1.9)."""
 WORTH_SHARING = 2**26
 """Parameters x batch rows from which on a step's products are shared among cores."""
 Progress = Callable[[int], None]
@@ -118,7 +121,7 @@ def _cut(runs: Sequence[Run], tasks: Sequence[Task], num_weights: int) -> tuple[
     stack. On a GPU those alike are one wide stack. On a CPU it is cut to one a core: the products of a step are too
     small to share, and waiting for the other core at every one of them costs more than the products (2 cores, D 512,
     10 runs: 7 ms a step against 13); and further, into stacks that are trained one after another, where one would hold
-    more than STACK_BYTES.
+    more than STACK_BYTES. Little ones stay together (WORTH_SPLITTING).
     """
     on_cpu = tasks[0].image.device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
@@ -129,11 +132,13 @@ def _cut(runs: Sequence[Run], tasks: Sequence[Task], num_weights: int) -> tuple[
             alike.setdefault((len(task.label), id(task.text)), []).append(index)
     at_once, stacks = min(threads, MAX_STACKS), []
     for indices in alike.values():
-        rounds = 1
+        pieces = at_once
         if on_cpu:
             held = 2 * 4 * num_weights * len(indices)  # float32, and as much of the optimiser's
-            rounds = max(1, -(-held // (STACK_BYTES * at_once)))
-        pieces = min(at_once * rounds, len(indices))
+            pieces *= max(1, -(-held // (STACK_BYTES * at_once)))
+            if num_weights * len(indices) < WORTH_SPLITTING and not isinstance(runs[0].method, Stacked):
+                pieces = 1
+        pieces = min(pieces, len(indices))
         bounds = [len(indices) * piece // pieces for piece in range(pieces + 1)]
         stacks += [indices[low:high] for low, high in itertools.pairwise(bounds)]
     return stacks, max(1, min(at_once, len(stacks)))

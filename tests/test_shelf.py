@@ -25,7 +25,7 @@ COMMAND = ("fit", "toy", "--alpha-grid", "0:1:0.1", "--shots", "4", "--epochs", 
 _CODE = """
 import os, signal, sys
 from featcache import cli, shelf, training
-shelf.WORTH_KEEPING_S, training.STACK_BYTES = 0.0, 1
+shelf.WORTH_KEEPING_S, training.STACK_BYTES, training.WORTH_SPLITTING = 0.0, 1, 0
 put, train, kept = shelf.DiskShelf.put, training._train_stack, []
 def counted(self, *arguments):
     put(self, *arguments)
