@@ -189,15 +189,17 @@ def written(asked: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with what is not committed said so; `unknown` outside one."""
-    here = Path(__file__).parent
+    """The checkout's commit, with what is not committed said so, results apart; `unknown` outside one."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"], cwd=here, capture_output=True, text=True
-        )
-    except OSError:
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def versions(*names: str) -> dict[str, str]:
