@@ -189,9 +189,9 @@ def test_only_new_sentences_are_encoded(
     sent: list[str] = []
     through = Backbone.encode_texts
 
-    def told(self: Backbone, sentences: Sequence[str], *arguments: Any) -> Any:
+    def told(self: Backbone, sentences: Sequence[str], device: torch.device) -> Any:
         sent.extend(sentences)
-        return through(self, sentences, *arguments)
+        return through(self, sentences, device)
 
     monkeypatch.setattr(Backbone, "encode_texts", told)
     mine = tmp_path / "mine.txt"

@@ -85,7 +85,9 @@ def test_a_wide_stack_is_cut_to_what_memory_serves_well(monkeypatch: pytest.Monk
     runs = _runs([0.1, 0.2, 0.4, 0.5, 0.7, 0.8, 0.9])
     weights = sum(value.numel() for value in runs[0].method.init(task, torch.Generator()).values())
     whole, _ = _cut(runs, [task], weights)
+    assert len(whole) == 1, "so little stays together"
     params = train(runs, [task], recipe)
+    monkeypatch.setattr("featcache.training.WORTH_SPLITTING", 0)
     monkeypatch.setattr("featcache.training.STACK_BYTES", 1)
     narrow, at_once = _cut(runs, [task], weights)
     assert len(narrow) == len(runs) > len(whole)
