@@ -198,6 +198,8 @@ def _train_stack(
         optimiser.step(gradient(method, params, batch, frozen, hyper))
 
     for epoch in range(recipe.epochs):
+        if stop.is_set():
+            break
         rows = [_epoch_rows(tasks[draw], init_seed, epoch, recipe) for draw, init_seed in groups]
         image = torch.split(torch.stack([image for image, _ in rows]), recipe.batch_size, dim=1)  # (G, b, D) each
         label = torch.split(torch.stack([label for _, label in rows]), recipe.batch_size, dim=1)  # (G, b) each

@@ -14,6 +14,7 @@ import pytest
 
 import featcache
 
+pytestmark = pytest.mark.xdist_group("packaging")  # one wheel for all
 ROOT = Path(__file__).resolve().parents[1]
 
 
