@@ -32,6 +32,12 @@ SECTIONS = {
     "linear_probe": "Linear probe",
 }
 WHY = {
+    "whole_process": (
+        "Why the next search is short of a fortieth (26 November 2026): of its 6.6 s, 3 are Python importing torch, "
+        "2.2 training (2,400 very small steps), and the rest recording and ending the "
+        "process. The same command took 4.8 to 6.8 s within the hour, as the machine's speed wandered. Where bytecode "
+        "of torch is missing it takes 10 s ([Questions](faq.md))."
+    ),
     "alpha_search": (
         "Why 55 % of the matrix rate is not reached at width 1024 and 100 classes (26 November 2026): a run's weights "
         "and momentum are 4.2 MB, and its step passes over 13.6 MB of them (forward 2.1, back through the second "
@@ -42,6 +48,10 @@ WHY = {
         "18 at 20, 15 to 21 at 40."
     ),
     "extract": (
+        "Why single views of RN50 are short of the floor by more than 5 % (26 November 2026): the two turns came to "
+        "1.03 and 1.27 on a machine whose matrix rate wandered by a third, so the figure is not settled. What an "
+        "extraction costs once, 0.6 s for the sentences apart: half a second until the first batch is decoded, and "
+        "0.4 s for the plan and the store, of 18 s at 128 images. "
         "Why the loading stage is short of 3 times with PIL's pixels (26 November 2026): of 13.6 ms of processor an "
         "image in 10 views, 9.3 are PIL's own resize of the ten crops, 1.6 decoding and 0.6 cutting; decode-per-view "
         "takes 32 ms. Pixels that equal PIL's bit for bit leave nothing else to save; `--pixels torch` resizes "
@@ -104,7 +114,7 @@ def section(name: str, title: str, script: dict[str, Any], result: dict[str, Any
     with common.as_markdown() as blocks:
         script["tell"](result)
     why = [WHY[name]] if name in WHY else []
-    return "\n\n".join([f"## {title}", upper(claim), *blocks, *why, machine(name, result)]) + "\n"
+    return "\n\n".join([f"## {title}", f"The claim: {claim}", *blocks, *why, machine(name, result)]) + "\n"
 
 
 def machine(name: str, result: dict[str, Any]) -> str:
@@ -123,11 +133,6 @@ def _machine(told: dict[str, Any], facts: dict[str, Any]) -> str:
         f"{turns}commit `{told.get('commit', 'unknown')}`, {facts['cpu']}, {facts['cores']} cores, torch "
         f"{facts['torch']}; float32 products at {rate} GFLOP/s before and after, load average {load}"
     )
-
-
-def upper(text: str) -> str:
-    """The text with a capital first letter."""
-    return text[:1].upper() + text[1:]
 
 
 def anchor(title: str) -> str:
