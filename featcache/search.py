@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from featcache import registry
 from featcache.devices import machine
+from featcache.digests import of_tensors
 from featcache.errors import MethodError
 from featcache.faults import apart
 from featcache.fits import Fit, Progress, fit, num_params
@@ -29,7 +30,7 @@ from featcache.predictions import Keeper, items_of
 from featcache.preparing import Judged, Ready, Settings, prepare
 from featcache.recipes import Recipe
 from featcache.selection import FAILED, Score, choose, mean_score, score_each, score_zero_shot
-from featcache.shelf import DiskShelf, tensor_digest
+from featcache.shelf import DiskShelf
 from featcache.shift import Fitted, Target, evaluate
 from featcache.store import Store
 from featcache.store.writing import versions
@@ -91,7 +92,7 @@ def _decisive(store: Store, settings: Settings, ready: Ready) -> list[Any]:
         {**asdict(settings), "protocol": ready.protocol},
         asdict(ready.recipe),
         [[repeat.draw.digest, repeat.init_seed] for repeat in ready.repeats],
-        [tensor_digest(text) for text in texts.values()],
+        [of_tensors({"text": text.cpu()}) for text in texts.values()],
         registry.origin(settings.adapter),
         versions(),
         machine(str(device)),

@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
+from featcache.digests import of_tensors
 from featcache.errors import FeatcacheError
 from featcache.store.replacing import replacing
 from featcache.store.spec import canonical_json
@@ -70,7 +70,7 @@ class DiskShelf:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 told = dict(file.metadata() or {})
-            if told.get("digest") != _digest(tensors):
+            if told.get("digest") != of_tensors(tensors):
                 return None
             fitted: list[Params] = [{} for _ in range(1 + max(int(name.partition(".")[0]) for name in tensors))]
             for name, value in tensors.items():
@@ -92,7 +92,7 @@ class DiskShelf:
         if sum(value.nbytes for value in tensors.values()) > MAX_STACK_BYTES:
             return
         with suppress(FeatcacheError, OSError), replacing(self._path(stack)) as temporary:
-            temporary.write_bytes(save(tensors, {"digest": _digest(tensors)}))
+            temporary.write_bytes(save(tensors, {"digest": of_tensors(tensors)}))
 
     def clear(self) -> None:
         """The search is recorded: nothing of it is needed any more."""
@@ -110,20 +110,6 @@ def folder_of(results: Path) -> Path:
 def digest_of(content: Any) -> str:
     """What a search or a stack is called."""
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:32]
-
-
-def tensor_digest(value: Tensor) -> str:
-    """SHA-256, in hex, of a tensor's numbers."""
-    return _digest({"": value.detach().cpu()})
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _give_up_old(folder: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from featcache import registry, results
+from featcache.digests import of_tensors
 from featcache.errors import ConfigError, DataError, FeatcacheError, InputError, StoreError, UnknownNameError
 from featcache.heads import files, keeping
 from featcache.heads.exporting import head_of_result
@@ -250,7 +251,7 @@ def forged(file: Path, tmp_path: Path, change) -> Path:
         tensors = {name: raw.get_tensor(name) for name in raw.keys()}  # noqa: SIM118
     changed = change(content, tensors) or content  # None and False: only the tensors have changed
     text = changed if isinstance(changed, str) else canonical_json(changed)
-    metadata = {"format": files.FORMAT, "head": text, "digest": files._digest(text, tensors)}
+    metadata = {"format": files.FORMAT, "head": text, "digest": of_tensors(tensors, text)}
     save_file(tensors, tmp_path / "forged.safetensors", metadata)
     return tmp_path / "forged.safetensors"
 

@@ -77,7 +77,7 @@ def test_a_killed_fit_goes_on_with_the_stacks_it_had(run: Run, home: Path, tmp_p
     assert {run[0] for run in runs} == {1, 2}
 
 
-DOWN, UP = torch.arange(6.0).reshape(2, 3), torch.ones(2)
+DOWN, UP = torch.arange(6.0).reshape(2, 3), torch.ones(2, dtype=torch.bfloat16)
 PARAMS = [{"down": DOWN, "up": UP}, {"down": -DOWN, "up": UP}]
 
 

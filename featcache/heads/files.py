@@ -12,7 +12,6 @@ the method of its name that is installed here, nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from featcache.digests import of_tensors
 from featcache.errors import DataError, InputError
 from featcache.heads.head import Encoder, Head
 from featcache.heads.module import HeadModule, LinearHead, probe
@@ -55,7 +55,7 @@ def save_head(path: Path, head: Head, *, with_linear: bool = True) -> None:
     # Clones: safetensors refuses tensors that share memory, as a method's may.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = canonical_json(_plain(head))
-    metadata = {"format": FORMAT, "head": text, "digest": _digest(text, tensors)}
+    metadata = {"format": FORMAT, "head": text, "digest": of_tensors(tensors, text)}
     with replacing(path) as temporary:
         # Not save_file, whose files nobody else may read.
         temporary.write_bytes(save(tensors, metadata))
@@ -70,7 +70,7 @@ def load_module(path: Path) -> HeadModule:
     if metadata.get("format") != FORMAT:
         raise _no_head(path, f"its format is {metadata.get('format', 'not stated')!r}, not {FORMAT}")
     text = metadata.get("head", "")
-    if metadata.get("digest") != _digest(text, tensors):
+    if metadata.get("digest") != of_tensors(tensors, text):
         raise _no_head(path, "its bytes differ from their checksum; copy or export it anew")
     try:
         head = _head(json.loads(text), tensors)
@@ -175,13 +175,3 @@ def _plain(head: Head) -> dict[str, Any]:
         "encoder": asdict(head.encoder),
         "provenance": head.provenance,
     }
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        if value.numel():
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
