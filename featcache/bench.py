@@ -141,7 +141,13 @@ def one_by_one(grid: Grid) -> Looped:
 # -- the comparison --------------------------------------------------------------------------------------------------
 
 
-def compare(grid: Grid, repeats: int, *, beside: Grid | None = None) -> dict[str, Any]:
+def compare(
+    grid: Grid,
+    repeats: int,
+    *,
+    beside: Grid | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[str, Any]:
     """Both ways timed in turns, and what they reached; raises UnequalError where that differs.
 
     A grid `beside` has the stack's turns too: told is how long a run of `grid` takes, over a run of that one.
@@ -168,7 +174,7 @@ def compare(grid: Grid, repeats: int, *, beside: Grid | None = None) -> dict[str
     other = cut(beside or grid)
     if beside:
         ways["beside"] = lambda: stacked(other)
-    seconds, given = turns({**ways, "loop": loop}, repeats, grid.device, warm_up=0)
+    seconds, given = turns({**ways, "loop": loop}, repeats, grid.device, warm_up=0, progress=progress)
     del seconds["rate"]
     seconds_beside = seconds.pop("beside", [])
     trained_only = [whole - part for whole, part in zip(seconds["loop"], idle, strict=True)]

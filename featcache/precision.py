@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -14,7 +14,9 @@ from featcache.task import Params
 from featcache.timing import ratios, summary, three_digits, turns
 
 
-def compare_products(grid: Grid, kind: str, repeats: int) -> dict[str, Any]:
+def compare_products(
+    grid: Grid, kind: str, repeats: int, *, progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> dict[str, Any]:
     """Seconds and accuracies of the grid's runs under float32 products and under `kind` (recipes.PRODUCTS).
 
     Runs train for all the recipe's epochs, for what rounding does to an accuracy shows at the end. Both kinds are
@@ -24,7 +26,7 @@ def compare_products(grid: Grid, kind: str, repeats: int) -> dict[str, Any]:
     small = replace(grid, recipe=replace(grid.recipe, epochs=1))
     stacked(_under(small, kind))  # warms up at little cost
     ways = {each: lambda each=each: stacked(_under(grid, each)) for each in (PRODUCTS[0], kind)}
-    seconds, given = turns(ways, repeats, grid.device, warm_up=0)
+    seconds, given = turns(ways, repeats, grid.device, warm_up=0, progress=progress)
     accuracy = {each: _accuracies(grid, params) for each, params in given.items()}
     points = [100 * (other - plain) for plain, other in zip(*accuracy.values(), strict=True)]
     index, alpha = grid.points[max(range(len(points)), key=lambda run: abs(points[run]))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +16,14 @@ from featcache import results as records
 from featcache.devices import machine
 from featcache.errors import ConfigError, InputError
 from featcache.fits import Progress
+from featcache.loading import class_range
 from featcache.outcome import Outcome, RunRecord
 from featcache.preparing import Settings
 from featcache.recipes import Recipe
 from featcache.results import Answered
 from featcache.search import search
+from featcache.selection import Score
+from featcache.shift import Target, target
 from featcache.store import Store
 from featcache.store.places import key_of, list_stores
 from featcache.store.writing import versions
@@ -42,9 +45,10 @@ class Again:
     changes: tuple[str, ...]
     """What is not as it was: versions, machine, the store's content, the method's file."""
     num_unequal: int
-    """Runs of which any accuracy or loss differs in any bit, or any prediction or confidence of a chosen one."""
+    """Runs of which any accuracy or loss differs in any bit, here or on a store of `--also`, or any prediction or
+    confidence of a chosen one."""
     most_items: int
-    """By how many images the number of right ones differs, at most over all runs, on the test or selection rows."""
+    """By how many images the number of right ones differs, at most over all runs, on any of their rows."""
     same_choice: bool
     """Whether the same configuration was chosen for each draw."""
 
@@ -61,8 +65,9 @@ def rerun(
 ) -> Again:
     """Search again as a row of the results file `path` says, on the device it names unless another is given.
 
-    Nothing is recorded, and the stores of `--also` are left out. Raises UnknownNameError for a result that is not
-    there, InputError where it cannot be made again: its store is gone, or it is older than what a rerun needs.
+    Nothing is recorded. Stores of `--also` that are gone are left out, which `changes` says. Raises UnknownNameError
+    for a result that is not there, InputError where it cannot be made again: its store is gone, or it is older than
+    what a rerun needs.
     """
     row = records.fetch(path, result)
     settings, recipe = asked_of(row)
@@ -74,6 +79,7 @@ def rerun(
             store,
             settings,
             lambda _: recipe,
+            also=_targets(row, store, opened),
             learnt=records.learnt_for(path, store.key, row["classes"]),
             progress=progress,
         )
@@ -109,14 +115,31 @@ def asked_of(row: Mapping[str, Any]) -> tuple[Settings, Recipe]:
 
 def store_of(row: Mapping[str, Any]) -> Path:
     """The store file of a row, by its key and not by its name. Raises InputError where it is gone."""
-    stores = sorted(list_stores(), key=lambda path: path.stem != row["store"])
-    for path in stores:
-        if key_of(path) == row["store_key"]:
-            return path
+    found = _with_key(row["store"], row["store_key"])
+    if found:
+        return found
     raise InputError(
         f"the store of result {row['id']}, {row['store']} (key {row['store_key'][:16]}), is gone; extract or import "
         f"{row['dataset']} with {row['backbone']} again as it was made, then repeat this"
     )
+
+
+def _with_key(name: str, key: str) -> Path | None:
+    """The store of a key, the one of that name where several have it; None where none has."""
+    stores = sorted(list_stores(), key=lambda path: path.stem != name)
+    return next((path for path in stores if key_of(path) == key), None)
+
+
+def _targets(row: Mapping[str, Any], store: Store, opened: ExitStack) -> list[Target]:
+    """Where else a row was tested, as far as it is still there; the stores stay open as long as `opened`."""
+    method, trained = registry.load(row["adapter"]), class_range(store, row["classes"])
+    places = {(item["store_key"], item["classes"]): item["store"] for item in row["also"]}
+    found = []
+    for (key, part), name in places.items():
+        if path := _with_key(name, key):
+            other = opened.enter_context(Store(path))
+            found.append(target(other, part, source=store, trained=trained, method=method, text_set=row["text_set"]))
+    return found
 
 
 def compare_to_row(row: Mapping[str, Any], kept: Answered | None, outcome: Outcome) -> Again:
@@ -134,6 +157,8 @@ def compare_to_row(row: Mapping[str, Any], kept: Answered | None, outcome: Outco
     unequal = {index for index, (old, new) in enumerate(zip(before, now, strict=True)) if not _same(old, new)}
     chosen = [index for index, run in enumerate(now) if run.chosen]
     same_choice = chosen == [index for index, run in enumerate(before) if run["chosen"]]
+    elsewhere = list(_elsewhere(row, chosen, outcome)) if same_choice else []
+    unequal |= {index for index, old, new in elsewhere if not _same_test(old, new)}
     if kept is not None and same_choice:
         unequal |= _other_predictions(chosen, kept, outcome)
     return Again(
@@ -141,13 +166,36 @@ def compare_to_row(row: Mapping[str, Any], kept: Answered | None, outcome: Outco
         outcome=outcome,
         changes=tuple(_changes(row, outcome)),
         num_unequal=len(unequal),
-        most_items=max(_items(old, new) for old, new in zip(before, now, strict=True)),
+        most_items=max(
+            [_items(old, new) for old, new in zip(before, now, strict=True)]
+            + [_items_of(old["test_accuracy"], new) for _, old, new in elsewhere]
+        ),
         same_choice=same_choice,
     )
 
 
 def _same(old: Mapping[str, Any], new: RunRecord) -> bool:
     return all(_equal(old[name], _score(new, part, measure)) for name, part, measure in _SCORES)
+
+
+def _elsewhere(
+    row: Mapping[str, Any], chosen: Sequence[int], outcome: Outcome
+) -> Iterator[tuple[int, Mapping[str, Any], Score]]:
+    """Each chosen run's number, its record on a store of `--also`, and its score there now."""
+    index_of = {row["runs"][index]["id"]: index for index in chosen}
+    now = {
+        (place.store_key, place.classes, index): score
+        for place in outcome.also
+        for index, score in zip(chosen, place.scores, strict=True)
+    }
+    for old in row["also"]:
+        index = index_of[old["run"]]
+        if new := now.get((old["store_key"], old["classes"], index)):
+            yield index, old, new
+
+
+def _same_test(old: Mapping[str, Any], new: Score) -> bool:
+    return _equal(old["test_accuracy"], new.accuracy) and _equal(old["test_loss"], new.loss)
 
 
 def _score(run: RunRecord, part: str, measure: str) -> float:
@@ -171,15 +219,16 @@ def _other_predictions(chosen: Sequence[int], kept: Answered, outcome: Outcome) 
 
 def _items(old: Mapping[str, Any], new: RunRecord) -> int:
     """By how many right images a run differs, at most of its selection and its test rows."""
-    most = 0
-    for part in ("selection", "test"):
-        was, score = old[f"{part}_accuracy"], getattr(new, part)
-        is_now = math.nan if score is None else score.accuracy
-        if was is None or math.isnan(is_now):
-            most = max(most, 0 if was is None and math.isnan(is_now) else score.num_rows if score else 1)
-        else:
-            most = max(most, round(abs(was - is_now) * score.num_rows))
-    return most
+    return max(_items_of(old[f"{part}_accuracy"], getattr(new, part)) for part in ("selection", "test"))
+
+
+def _items_of(was: float | None, score: Score | None) -> int:
+    """The same on one set of rows."""
+    is_now = math.nan if score is None else score.accuracy
+    if was is None or math.isnan(is_now):
+        return 0 if was is None and math.isnan(is_now) else score.num_rows if score else 1
+    assert score is not None
+    return round(abs(was - is_now) * score.num_rows)
 
 
 def _changes(row: Mapping[str, Any], outcome: Outcome) -> list[str]:
@@ -196,6 +245,12 @@ def _changes(row: Mapping[str, Any], outcome: Outcome) -> list[str]:
         found.append(f"device {row['device']} then, {outcome.device} now")
     if row["content"] != outcome.content:
         found.append("the store's content has changed (rows or text were added)")
+    there = {place.store_key: place.content for place in outcome.also}
+    for name, key, content in {(item["store"], item["store_key"], item["content"]) for item in row["also"]}:
+        if key not in there:
+            found.append(f"{name}, which it was also tested on, is gone and left out")
+        elif there[key] != content:
+            found.append(f"the content of {name}, which it was also tested on, has changed")
     if row["method"].get("sha256") != registry.origin(row["adapter"])["sha256"]:
         found.append(f"the file of {row['adapter']} has changed")
     return found

@@ -27,11 +27,17 @@ def now(device: torch.device) -> float:
 
 
 def turns(
-    ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, *, warm_up: int = 1
+    ways: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device,
+    *,
+    warm_up: int = 1,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Seconds of each way at each turn, and what each gave last.
 
-    A, B, A, B, ...: what else the machine does meets every way. The first `warm_up` turns are not counted.
+    A, B, A, B, ...: what else the machine does meets every way. The first `warm_up` turns are not counted. `progress`
+    is told of each turn that is done, and of how many there are.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     given: dict[str, Any] = {}
@@ -42,6 +48,7 @@ def turns(
             taken = now(device) - start
             if turn >= warm_up:
                 seconds[name].append(taken)
+        progress(1, warm_up + repeats)
     return seconds, given
 
 

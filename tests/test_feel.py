@@ -136,7 +136,8 @@ def test_no_color_is_heeded() -> None:
 
 
 def test_progress_is_shown_on_a_terminal_alone(run: Run, tmp_path: Path, home: Path) -> None:
-    run("import", synthetic.save(tmp_path / "toy.npz", synthetic.arrays()), "--name", "toy")
+    features = str(synthetic.save(tmp_path / "toy.npz", synthetic.arrays()))
+    assert "importing" in on_terminal("import", features, "--name", "toy", FEATCACHE_HOME=str(home))
     fit = ("fit", "toy", "--shots", "2", "--seeds", "1", "--alpha-grid", "0,1", "--epochs", "3")
     assert run(*fit).err.strip() == ""
     assert "left" in on_terminal(*fit, FEATCACHE_HOME=str(home))

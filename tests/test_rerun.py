@@ -14,6 +14,7 @@ from featcache.rerunning import rerun
 from featcache.store.places import list_stores, results_path
 from tests import synthetic
 from tests.commandline import Run
+from tests.test_shift import make
 
 QUICK = ("--shots", "4", "--seeds", "1,2", "--epochs", "3", "--lr", "0.02")
 MANY = (
@@ -77,6 +78,23 @@ def test_another_prediction_is_seen_though_accuracies_agree(toy: Run) -> None:
         "UPDATE prediction SET confidence = zeroblob(length(confidence)) WHERE run IN (SELECT min(run) FROM prediction)"
     )
     assert "1 of 4 runs are not bit-equal" in toy("rerun", "1").out
+
+
+def test_the_stores_that_it_was_also_tested_on_are_compared(run: Run, home: Path) -> None:
+    other = make(home, "other").path
+    make(home, "toy")
+    made = run("fit", "toy", *QUICK, "--alpha-grid", "0.6", "--select", "fixed", "--also", "other,new")
+    assert made.code == 0, made.err
+    assert "result 1 again: bit-equal" in run("rerun", "1").out
+    change("UPDATE shifted SET test_loss = test_loss + 1e-9 WHERE store = 'other' AND run = 1")
+    assert "within one item; 1 of 2 runs are not bit-equal" in run("rerun", "1").out
+    change("UPDATE shifted SET test_accuracy = test_accuracy - 2.0 / test_rows WHERE classes = 'new' AND run = 2")
+    told = json.loads(run("rerun", "1", "--json").out)
+    assert (told["unequal_runs"], told["most_items"]) == (2, 2)
+    other.unlink()
+    said = run("rerun", "1", "--json")
+    assert json.loads(said.out)["changes"] == ["other, which it was also tested on, is gone and left out"]
+    assert json.loads(said.out)["unequal_runs"] == 1
 
 
 def test_what_cannot_be_made_again_says_why(toy: Run) -> None:

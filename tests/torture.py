@@ -1,6 +1,7 @@
 """The long trials of docs/reliability.md, in turns of a few minutes each: kills, faults, damage, fuzzing.
 
     python -m tests.torture             all turns that are not done yet, one after another
+    python -m tests.torture --jobs 2    two at a time
     python -m tests.torture --next      one turn; exit code 3 where none is left
     python -m tests.torture --tell      what all turns so far came to
 
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.fuzz_readers import READERS
@@ -94,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--next", action="store_true", help="one turn that is not done yet")
     parser.add_argument("--tell", action="store_true", help="only print the sums")
+    parser.add_argument("--jobs", type=int, default=1, help="how many turns at a time")
     options = parser.parse_args()
     if options.tell:
         sys.exit(not tell())
@@ -102,8 +105,8 @@ def main() -> None:
         if not left:
             sys.exit(3)
         sys.exit(not do(*next(iter(left.items()))))
-    for name, arguments in left.items():
-        do(name, arguments)
+    with ThreadPoolExecutor(options.jobs) as workers:
+        list(workers.map(do, left, left.values()))
     sys.exit(not tell())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +42,13 @@ def bench(
             check_products(products, grid.device)
         console.note(f"{store.name}: {len(grid.points)} runs both ways, {repeats} times, {grid.num_steps} steps each")
         with observed(grid.device) as facts:
-            found = compare(grid, repeats)
+            with _turns(grid) as advance:
+                found = compare(grid, repeats, progress=advance)
             if products:
                 console.note(f"now the whole search, under fp32 and under {products} products, {repeats} times")
-                found["products"] = compare_products(replace(grid, recipe=ready.recipe), products, repeats)
+                whole_grid = replace(grid, recipe=ready.recipe)
+                with _turns(whole_grid) as advance:
+                    found["products"] = compare_products(whole_grid, products, repeats, progress=advance)
     found["seconds of a search's training"] = whole(found, ready.recipe)
     if as_json:
         console.raw(json.dumps({"store": store.name, **found, "repeats": repeats, **facts}, indent=1))
@@ -51,6 +56,11 @@ def bench(
         show(store.name, found, ready)
         if products:
             say_products(found["products"])
+
+
+def _turns(grid: Grid) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar of turns, in each of which every run is fitted two ways."""
+    return console.progress("timing", "turns", rate="run-steps", per_unit=2 * grid.num_trained * grid.num_steps)
 
 
 def grid_of(ready: Ready) -> Grid:

@@ -12,7 +12,9 @@ from featcache.store import Store
 
 def import_features(path: Path, name: str, *, kind: str | None, dataset: str | None, stated: Stated) -> None:
     """Make a store of features made elsewhere and say what is in it."""
-    with Store(import_from(kind, path, name=name, dataset=dataset, stated=stated)) as store:
+    with console.progress("importing", "row reads", rate="row reads") as advance:
+        made = import_from(kind, path, name=name, dataset=dataset, stated=stated, progress=advance)
+    with Store(made) as store:
         counts = ", ".join(f"{split} {store.num_rows(split):,}" for split in store.splits)
         text = f"text {len(store.classes)} x {store.dim}" if store.text_sets else "no text"
         console.say(

@@ -8,7 +8,7 @@ from typing import Final
 
 from featcache.errors import ConfigError, UnknownNameError
 from featcache.importing import npz
-from featcache.importing.common import Found, Stated, save
+from featcache.importing.common import Found, Progress, Stated, save, unseen
 from featcache.store.places import check_name
 
 __all__ = ["KINDS", "PEERS", "Stated", "import_from", "import_npz"]
@@ -20,7 +20,13 @@ _NOTHING: Final = Stated()
 
 
 def import_from(
-    kind: str | None, path: Path, *, name: str, dataset: str | None = None, stated: Stated = _NOTHING
+    kind: str | None,
+    path: Path,
+    *,
+    name: str,
+    dataset: str | None = None,
+    stated: Stated = _NOTHING,
+    progress: Progress = unseen,
 ) -> Path:
     """The path of the store `name` made from what a `kind` of code left at `path`; None: an .npz.
 
@@ -34,18 +40,18 @@ def import_from(
     check_name(name)
     _check_effect(kind, stated)
     if kind == NPZ:
-        return import_npz(path, name=name, dataset=dataset)
-    return save(_reader(kind)(path, stated), name=name, dataset=dataset)
+        return import_npz(path, name=name, dataset=dataset, progress=progress)
+    return save(_reader(kind)(path, stated), name=name, dataset=dataset, progress=progress)
 
 
-def import_npz(file: Path, *, name: str, dataset: str | None = None) -> Path:
+def import_npz(file: Path, *, name: str, dataset: str | None = None, progress: Progress = unseen) -> Path:
     """The path of the store made from `file`; raises DataError for a file that does not hold what it must.
 
     Arrays: `{train,val,test}_features` (N, D) and `{train,val,test}_labels` (N,), val optional; optional
     `text_features` (C, D), `class_names` (C,), `logit_scale` (), `backbone` ().
     """
     check_name(name)
-    return save(npz.read(file), name=name, dataset=dataset)
+    return save(npz.read(file), name=name, dataset=dataset, progress=progress)
 
 
 def _default_kind(path: Path) -> str:

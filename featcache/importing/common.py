@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from featcache.store.writing import to_stored
 CLIP_LOGIT_SCALE = 100.0
 """OpenAI's CLIP models end at this multiplier (the training's upper bound); used where a source states none."""
 UNKNOWN = "unknown"
+Progress = Callable[[int, int], None]
+"""Told how many rows were read just now, and how many reads of a row there are in all: each is checked, then stored."""
 _NUM_NAMED = 12  # how many of a folder's entries a message names
 
 
@@ -102,12 +104,23 @@ class Found:
     """What else provenance says: what the reader took for what."""
 
 
-def save(found: Found, *, name: str, dataset: str | None) -> Path:
+def unseen(_rows: int, _total: int) -> None:
+    """A Progress that nobody looks at."""
+
+
+def save(found: Found, *, name: str, dataset: str | None, progress: Progress = unseen) -> Path:
     """The path of the store made of what was found. Raises DataError before anything is written."""
     check_name(name)
     for split, part in found.splits.items():
         check_labels(part, len(found.classes), split=split)
-    unit = [_scan(part) for part in found.splits.values()]
+    total = 2 * sum(len(part.positions) for part in found.splits.values())
+
+    def blocks_of(part: FoundSplit) -> Iterator[tuple[int, NDArray[Any]]]:
+        for start, rows in _blocks_of(part):
+            yield start, rows
+            progress(len(rows), total)
+
+    unit = [_scan(part, blocks_of(part)) for part in found.splits.values()]
     halves = all(part.rows.dtype == np.float16 for part in found.splits.values())
     dtype = "float16" if halves else "float32"
     tower = Tower(architecture=found.backbone, activation=UNKNOWN, checkpoint=f"file:{found.digest}", precision=UNKNOWN)
@@ -122,7 +135,7 @@ def save(found: Found, *, name: str, dataset: str | None) -> Path:
         logit_scale=CLIP_LOGIT_SCALE if found.logit_scale is None else found.logit_scale,
         norm="unit" if all(unit) else "raw",
         provenance=_provenance(found, dataset or name),
-        splits={split: _contents(split, part, dtype) for split, part in found.splits.items()},
+        splits={split: _contents(split, part, blocks_of(part), dtype) for split, part in found.splits.items()},
         text={} if found.text is None else {DEFAULT: found.text},
     )
     with turn(path):
@@ -242,10 +255,10 @@ def holds(folder: Path) -> str:
     return f"{folder} holds: {', '.join(names[:_NUM_NAMED]) or 'nothing'}{more}"
 
 
-def _scan(part: FoundSplit) -> bool:
+def _scan(part: FoundSplit, blocks: Iterable[tuple[int, NDArray[Any]]]) -> bool:
     """Whether every row of the split has unit length. Raises DataError for a row that float32 cannot hold."""
     unit = True
-    for start, rows in _blocks_of(part):
+    for start, rows in blocks:
         bad = np.flatnonzero(~(np.abs(rows) <= np.finfo(np.float32).max).all(axis=1))
         if len(bad):
             first = start + int(bad[0])
@@ -265,18 +278,18 @@ def _blocks_of(part: FoundSplit) -> Iterator[tuple[int, NDArray[Any]]]:
         yield start, part.rows.take(positions[start : start + BLOCK_ROWS])
 
 
-def _contents(split: str, part: FoundSplit, dtype: str) -> SplitContents:
+def _contents(split: str, part: FoundSplit, blocks: Iterable[tuple[int, NDArray[Any]]], dtype: str) -> SplitContents:
     return SplitContents(
         path=part.path or tuple(f"{split}/{row:07d}" for row in range(len(part.label))),
         label=part.label,
         row=np.arange(len(part.label)),
         num_views=1,
-        blocks=_stored_blocks(part, dtype),
+        blocks=_stored_blocks(blocks, dtype),
     )
 
 
-def _stored_blocks(part: FoundSplit, dtype: str) -> Iterator[Block]:
-    for _, rows in _blocks_of(part):
+def _stored_blocks(blocks: Iterable[tuple[int, NDArray[Any]]], dtype: str) -> Iterator[Block]:
+    for _, rows in blocks:
         image = to_stored(rows[:, None].astype(np.float32), dtype)
         yield Block(
             image=image,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def _axis(one: Found) -> str:
 def _view(members: Sequence[Found]) -> View:
     members = sorted(members, key=lambda one: one.shots)
     first = members[0]
-    names = tuple(plural(one.shots, "shot") for one in members)
+    names = _names(members)
     chosen = "; ".join(f"{name}: alpha {listed(one.alphas)}" for name, one in zip(names, members, strict=True))
     draws = plural(len({run["draw"] for run in members[-1].chosen}), "draw")
     return View(
@@ -88,6 +89,12 @@ def _view(members: Sequence[Found]) -> View:
             ),
         ),
     )
+
+
+def _names(members: Sequence[Found]) -> tuple[str, ...]:
+    """The lines' names: the shots, and the result where several of the same shots differ in their seeds."""
+    times = Counter(one.shots for one in members)
+    return tuple(plural(one.shots, "shot") + (f", result {one.id}" if times[one.shots] > 1 else "") for one in members)
 
 
 def _spec(members: Sequence[Found], names: Sequence[str]) -> Spec:

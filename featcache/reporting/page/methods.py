@@ -121,7 +121,10 @@ def _chart(ranked: Sequence[Found]) -> Chart:
     ]
     if ranked[0].zero_shot is not None:
         values.append({"zero": percent(ranked[0].zero_shot), "told": "zero-shot CLIP"})
-    y = {"field": "method", "type": "nominal", "sort": names, "title": None, "axis": {"grid": True}}
+    # Names stand over their rows, not beside the plot: on a phone they would leave it no room, or be cut.
+    axis = {"grid": True, "labels": False, "ticks": False, "domain": False}
+    y = {"field": "method", "type": "nominal", "sort": names, "title": None, "axis": axis}
+    name = {"type": "text", "align": "left", "baseline": "bottom", "dy": -5, "limit": {"expr": "width"}}
     told_fields = tooltip("method", "test %", "chosen on", "parameters", "training a run")
     order = ", ".join(f"{name} {told(one.test[0])} %" for name, one in zip(names, ranked, strict=True))
     made = only("isValid(datum.method)")
@@ -137,6 +140,9 @@ def _chart(ranked: Sequence[Found]) -> Chart:
                     transform=only("isValid(datum.zero)"),
                 ),
                 layer(
+                    {**name, "style": "words"}, {"x": {"value": 0}, "y": y, "text": {"field": "method"}}, transform=made
+                ),
+                layer(
                     {"type": "rule", "style": "accent", "opacity": 0.5},
                     {"x": accuracy("low"), "x2": {"field": "high"}, "y": y},
                     transform=made,
@@ -147,7 +153,7 @@ def _chart(ranked: Sequence[Found]) -> Chart:
                     transform=made,
                 ),
             ],
-            height=21 * len(ranked),
+            height=34 * len(ranked),
         ),
         wide=True,
     )
