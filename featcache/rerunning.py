@@ -25,7 +25,7 @@ from featcache.search import search
 from featcache.selection import Score
 from featcache.shift import Target, target
 from featcache.store import Store
-from featcache.store.places import key_of, list_stores
+from featcache.store.places import with_key
 from featcache.store.writing import versions
 
 _SCORES = (
@@ -115,7 +115,7 @@ def asked_of(row: Mapping[str, Any]) -> tuple[Settings, Recipe]:
 
 def store_of(row: Mapping[str, Any]) -> Path:
     """The store file of a row, by its key and not by its name. Raises InputError where it is gone."""
-    found = _with_key(row["store"], row["store_key"])
+    found = with_key(row["store_key"], row["store"])
     if found:
         return found
     raise InputError(
@@ -124,19 +124,13 @@ def store_of(row: Mapping[str, Any]) -> Path:
     )
 
 
-def _with_key(name: str, key: str) -> Path | None:
-    """The store of a key, the one of that name where several have it; None where none has."""
-    stores = sorted(list_stores(), key=lambda path: path.stem != name)
-    return next((path for path in stores if key_of(path) == key), None)
-
-
 def _targets(row: Mapping[str, Any], store: Store, opened: ExitStack) -> list[Target]:
     """Where else a row was tested, as far as it is still there; the stores stay open as long as `opened`."""
     method, trained = registry.load(row["adapter"]), class_range(store, row["classes"])
     places = {(item["store_key"], item["classes"]): item["store"] for item in row["also"]}
     found = []
     for (key, part), name in places.items():
-        if path := _with_key(name, key):
+        if path := with_key(key, name):
             other = opened.enter_context(Store(path))
             found.append(target(other, part, source=store, trained=trained, method=method, text_set=row["text_set"]))
     return found

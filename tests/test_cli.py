@@ -22,6 +22,7 @@ from featcache.store.gate import vouch
 from tests import synthetic
 from tests.commandline import Run, Said
 from tests.conftest import put_picture
+from tests.layouts import put
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--epochs", "2", "--shots", "2", "--seeds", "1,2")
@@ -276,6 +277,18 @@ def test_an_import_is_summed_up(run: Run, tmp_path: Path) -> None:
     said = run("import", synthetic.save(tmp_path / "a.npz", synthetic.arrays()), "--name", "mine")
     assert said.code == 0
     assert "mine: train 120, val 36, test 90, width 24, 6 classes, text 6 x 24, raw rows, logit scale 40" in said.out
+
+
+def test_a_data_set_that_is_here_in_part_is_said_to_be(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "eurosat"
+    put(folder / "2750", "River/River_1.jpg", "Forest/Forest_1.jpg", "Forest/Forest_2.jpg", "Forest/Forest_3.jpg")
+    lists = {"train": [["River/River_1.jpg", 0, "River"], ["Forest/Forest_1.jpg", 1, "Forest"]]}
+    lists |= {split: [[f"Forest/Forest_{number}.jpg", 1, "Forest"]] for number, split in ((2, "val"), (3, "test"))}
+    (folder / "split_zhou_EuroSAT.json").write_text(json.dumps(lists))
+    said = run("extract", "--dataset", "eurosat", "--data", tmp_path, "--backbone", "tiny", "--shots", "1", "--plan")
+    assert said.code == 0, said.err
+    assert "eurosat is not here as published: classes 2 instead of 10; train 2 instead of 13,500" in said.err
+    assert "as published" not in run("extract", "--dataset", "shapes", "--backbone", "tiny", "--plan").err
 
 
 def test_extract_plan_then_extract_then_nothing_to_do(run: Run, home: Path, pictures: Path) -> None:

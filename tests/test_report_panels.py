@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,9 @@ from featcache.reporting.page import (
 )
 from featcache.reporting.page.gather import Found, Gathered, gather
 from featcache.reporting.page.images import SIDE, Images
+from featcache.reporting.page.stores import Stores
 from featcache.reporting.page.stores import test_rows as rows_of
+from featcache.store.places import key_of
 from featcache.training import single_hyper
 from tests.commandline import Run
 from tests.reported import NAMES, make_results
@@ -154,6 +157,33 @@ def test_published_lines_are_drawn_where_all_fits_and_nowhere_else(gathered: Gat
     for other in (replace(like, style="clip"), replace(like, backbone="RN101"), replace(like, text_set="paper-7")):
         [view] = shots.panel(replace(gathered, found=(other,))).views
         assert not any("Fig. 3" in row.get("published", "") for row in values(view.charts[0]))
+
+
+def test_results_that_differ_in_their_seeds_are_two_lines_with_two_names(gathered: Gathered) -> None:
+    one = next(item for item in gathered.found if item.searched == ("alpha",) and item.shots == 4)
+    again = replace(one, id=99, search={**one.search, "id": 99})
+    both = replace(gathered, found=(one, again))
+    (view,) = alphas.panel(both).views
+    assert view.charts[0].series == (f"4 shots, result {one.id}", "4 shots, result 99")
+    (view,) = methods.panel(both).views
+    assert len({row["method"] for row in values(view.charts[0]) if "method" in row}) == 2
+    assert alphas.panel(replace(gathered, found=(one,))).views[0].charts[0].series == ("4 shots",)
+
+
+def test_of_stores_that_share_a_key_the_one_of_the_name_is_meant(home: Path, tmp_path: Path) -> None:
+    toy = home / "stores" / "toy.h5"
+    twin = toy.with_name("a-twin.h5")
+    shutil.copy2(toy, twin)
+    try:
+        key = key_of(toy)
+        assert key is not None
+        for name in ("toy", "a-twin"):
+            with Stores().open(key, name) as store:
+                assert store.name == name
+        with Stores().open(key, "renamed since") as store:
+            assert store.name in ("toy", "a-twin")
+    finally:
+        twin.unlink()
 
 
 def test_methods_table_holds_every_method_once_with_its_protocol(gathered: Gathered) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from featcache import console
 from featcache.backbones import Backbone
 from featcache.commands.running import each, stoppable
-from featcache.datasets import Manifest, load
+from featcache.datasets import CATALOGUE, Manifest, load
+from featcache.datasets.inventory import differences
 from featcache.engines import Engine, engine_named
 from featcache.errors import ConfigError
 from featcache.extraction import Plan, Request, carry_out, make_plan, remove_spent
@@ -198,6 +199,7 @@ def show_plan(plan: Plan, backbone: Backbone) -> None:
         console.warn(f"the text set {name} was written for other class names and is dropped; add it again if wanted")
     for path in plan.changed:
         console.warn(f"{path} has changed since it was encoded and is encoded anew")
+    _show_differences(plan)
     _show_short_classes(plan)
 
 
@@ -210,6 +212,16 @@ def command_of(source: Source, request: Request) -> str:
     words += ["--dtype", request.dtype] if request.dtype != "auto" else []
     words += ["--name", request.name] if request.name else []
     return " ".join(words)
+
+
+def _show_differences(plan: Plan) -> None:
+    """A data set of the catalogue that is here in part, say: what is measured on it compares with no paper."""
+    name = plan.manifest.name
+    found = differences(plan.manifest, CATALOGUE[name].about) if name in CATALOGUE else []
+    if found:
+        console.warn(
+            f"{name} is not here as published: {'; '.join(found)}; numbers on it are not comparable to papers'"
+        )
 
 
 def _show_short_classes(plan: Plan) -> None:

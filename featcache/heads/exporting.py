@@ -24,7 +24,7 @@ from featcache.preparing import Settings, prepare
 from featcache.recipes import Recipe
 from featcache.shift import Fitted
 from featcache.store import Store
-from featcache.store.places import key_of, list_stores
+from featcache.store.places import with_key
 from featcache.store.spec import canonical_json
 from featcache.store.writing import versions
 
@@ -123,9 +123,8 @@ def _refitted(path: Path, search: Mapping[str, Any], run: Mapping[str, Any], pro
 
 
 def _store_of(search: Mapping[str, Any]) -> Store:
-    for found in list_stores():
-        if key_of(found) == search["store_key"]:
-            return Store(found)
+    if found := with_key(search["store_key"], search["store"]):
+        return Store(found)
     raise StoreError(
         f"result {search['id']} must be fitted again, for its head is not kept, and its store {search['store']} (key "
         f"{search['store_key'][:8]}) is gone; extract or import it again, then export"

@@ -110,6 +110,12 @@ def resolve(name: str | None) -> Path:
     raise UnknownNameError("store", name, by_name)
 
 
+def with_key(key: str, name: str) -> Path | None:
+    """The store of a key, the one of that name where several have it, else the newest; None where none has."""
+    stores = sorted(list_stores(), key=lambda path: path.stem != name)
+    return next((path for path in stores if key_of(path) == key), None)
+
+
 def key_of(path: Path) -> str | None:
     """The key a store file says it has, or None when there is no such store."""
     from featcache.store.bounds import HARMLESS

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from featcache.fits import POST_HOC_ALPHA
 from featcache.outcome import mean_spread
-from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words
+from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words, told_apart
 from featcache.reporting.page.marks import accuracy, colour, layer, level, number, only, spec, tooltip
 from featcache.reporting.page.model import Blank, Chart, Panel, Rows, Spec, Table, Toggle, View
 from featcache.reporting.page.words import listed, percent, plural, told, told_spread
@@ -69,7 +68,7 @@ def _axis(one: Found) -> str:
 def _view(members: Sequence[Found]) -> View:
     members = sorted(members, key=lambda one: one.shots)
     first = members[0]
-    names = _names(members)
+    names = told_apart([plural(one.shots, "shot") for one in members], members)
     chosen = "; ".join(f"{name}: alpha {listed(one.alphas)}" for name, one in zip(names, members, strict=True))
     draws = plural(len({run["draw"] for run in members[-1].chosen}), "draw")
     return View(
@@ -89,12 +88,6 @@ def _view(members: Sequence[Found]) -> View:
             ),
         ),
     )
-
-
-def _names(members: Sequence[Found]) -> tuple[str, ...]:
-    """The lines' names: the shots, and the result where several of the same shots differ in their seeds."""
-    times = Counter(one.shots for one in members)
-    return tuple(plural(one.shots, "shot") + (f", result {one.id}" if times[one.shots] > 1 else "") for one in members)
 
 
 def _spec(members: Sequence[Found], names: Sequence[str]) -> Spec:

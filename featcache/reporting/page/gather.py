@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,14 @@ def grouped(items: Iterable[Found], key: Callable[[Found], _Key]) -> dict[_Key, 
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
+
+
+def told_apart(names: Sequence[str], items: Sequence[Found]) -> tuple[str, ...]:
+    """The names of searches; those that several share, which differ in their seeds, with the result's number."""
+    times = Counter(names)
+    return tuple(
+        f"{name}, result {one.id}" if times[name] > 1 else name for name, one in zip(names, items, strict=True)
+    )
 
 
 def protocol_words(protocol: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words
+from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words, told_apart
 from featcache.reporting.page.marks import accuracy, layer, only, spec, tooltip
 from featcache.reporting.page.model import Blank, Chart, Panel, Rows, Table, View
 from featcache.reporting.page.references import paper_table
@@ -105,7 +105,7 @@ def _chosen_words(one: Found) -> str:
 
 
 def _chart(ranked: Sequence[Found]) -> Chart:
-    names = [f"{one.method} · {one.protocol}" for one in ranked]
+    names = told_apart([f"{one.method} · {one.protocol}" for one in ranked], ranked)
     values: Rows = [
         {
             "method": name,
@@ -123,7 +123,7 @@ def _chart(ranked: Sequence[Found]) -> Chart:
         values.append({"zero": percent(ranked[0].zero_shot), "told": "zero-shot CLIP"})
     # Names stand over their rows, not beside the plot: on a phone they would leave it no room, or be cut.
     axis = {"grid": True, "labels": False, "ticks": False, "domain": False}
-    y = {"field": "method", "type": "nominal", "sort": names, "title": None, "axis": axis}
+    y = {"field": "method", "type": "nominal", "sort": list(names), "title": None, "axis": axis}
     name = {"type": "text", "align": "left", "baseline": "bottom", "dy": -5, "limit": {"expr": "width"}}
     told_fields = tooltip("method", "test %", "chosen on", "parameters", "training a run")
     order = ", ".join(f"{name} {told(one.test[0])} %" for name, one in zip(names, ranked, strict=True))

@@ -69,8 +69,8 @@ def _row(one: Found) -> tuple[str, ...]:
 def _stores(gathered: Gathered) -> Table:
     rows = {}
     for one in gathered.found:
-        facts = gathered.stores.facts(one.store_key)
-        rows[one.store_key] = (
+        facts = gathered.stores.facts(one.store_key, one.store)
+        rows[one.store_key, one.store] = (
             one.store,
             one.dataset,
             one.model,

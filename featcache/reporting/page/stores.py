@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from featcache.errors import FeatcacheError, MissingRowsError
 from featcache.loading import Rows, class_range, load_frozen, load_rows
 from featcache.store import Store
-from featcache.store.places import key_of, list_stores
+from featcache.store.places import with_key
 from featcache.task import Frozen
 
 
 class Stores:
-    """The cache's stores by key."""
+    """The cache's stores by key, and by name where several share one."""
 
     @cached_property
-    def _paths(self) -> dict[str, Path]:
-        found = {key_of(path): path for path in reversed(list_stores())}
-        return {key: path for key, path in found.items() if key is not None}
+    def _paths(self) -> dict[tuple[str, str], Path | None]:
+        return {}
 
     @cached_property
     def _styles(self) -> dict[str, str]:
@@ -31,9 +30,12 @@ class Stores:
 
     def open(self, key: str, name: str) -> Store:
         """The store of a key, for reading; use as a context manager. Raises MissingRowsError where it is gone."""
-        if key not in self._paths:
+        if (key, name) not in self._paths:
+            self._paths[key, name] = with_key(key, name)
+        path = self._paths[key, name]
+        if path is None:
             raise MissingRowsError(f"the store {name} is gone from the cache")
-        return Store(self._paths[key])
+        return Store(path)
 
     def style(self, key: str) -> str:
         """A store's preprocessing; empty where the store is gone or does not read."""
@@ -48,10 +50,10 @@ class Stores:
         except FeatcacheError:
             return ""
 
-    def facts(self, key: str) -> dict[str, str]:
+    def facts(self, key: str, name: str) -> dict[str, str]:
         """What a store says of itself, for the record; nothing where it is gone."""
         try:
-            with self.open(key, "") as store:
+            with self.open(key, name) as store:
                 tower, transform = store.spec.tower, dict(store.spec.transform)
                 return {
                     "checkpoint": f"{tower.architecture}, {tower.activation}, {tower.precision}, {tower.checkpoint}",

@@ -51,7 +51,7 @@ def styles_panel(gathered: Gathered) -> Panel:
 def _other_style(gathered: Gathered) -> str:
     """The command that makes a store of another preprocessing: the one that made a store, with the style changed."""
     for one in gathered.found:
-        command = gathered.stores.facts(one.store_key).get("command", "")
+        command = gathered.stores.facts(one.store_key, one.store).get("command", "")
         if command.startswith("featcache extract"):
             other = "coop" if one.style == "clip" else "clip"
             return re.sub(r" --name \S+", "", re.sub(r"--style \S+", f"--style {other}", command))
