@@ -69,14 +69,18 @@ def as_ranks(arguments: list[str], home: Path, *, kill: str = "") -> tuple[int, 
 
 
 def main() -> None:
-    import open_clip  # noqa: F401 (loaded once, for all that are forked)
-    import torch
+    import torch  # all is loaded once, for all that are forked
 
-    from featcache.commands import extracting, fitting  # noqa: F401
-    from featcache.extraction import assemble, encode  # noqa: F401
+    from featcache.commands import fitting  # noqa: F401
 
     torch.set_num_threads(1)
     commands = json.loads(sys.argv[1])
+    if any(command[0] == "extract" for command in commands):
+        import open_clip  # noqa: F401
+
+        from featcache.commands import extracting  # noqa: F401
+        from featcache.extraction import assemble, encode  # noqa: F401
+
     begin_read, begin_write = os.pipe()
     children = []
     for number, command in enumerate(commands):

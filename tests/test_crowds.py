@@ -80,13 +80,11 @@ def num_shards(pictures: Path) -> int:
 
 def test_two_extracts_of_different_shots_keep_each_others_rows(pictures: Path, tmp_path: Path, alone: str) -> None:
     home = tmp_path / "home"
-    for _ in range(2):
-        ended = at_once([command(pictures, "1"), command(pictures, "4"), command(pictures, "1,4")], home)
-        assert [item.code for item in ended] == [0, 0, 0], ended
-        assert content_in(home) == alone
-        with Store(store_in(home)) as store:
-            assert {tuple(pair) for pair in store.provenance["draws"]} == {(1, 1), (1, 2), (4, 1), (4, 2)}
-        store_in(home).unlink()
+    ended = at_once([command(pictures, "1"), command(pictures, "4"), command(pictures, "1,4")], home)
+    assert [item.code for item in ended] == [0, 0, 0], ended
+    assert content_in(home) == alone
+    with Store(store_in(home)) as store:
+        assert {tuple(pair) for pair in store.provenance["draws"]} == {(1, 1), (1, 2), (4, 1), (4, 2)}
 
 
 def test_ranks_share_the_work_and_one_that_dies_is_survived(pictures: Path, tmp_path: Path, alone_all: str) -> None:
@@ -146,17 +144,16 @@ def test_a_writer_that_does_not_wait_for_its_turn_costs_no_row(
                 assert set(draw(store.label("train"), None, shots=shots, shot_seed=seed).train.tolist()) <= held
 
 
-def test_fits_see_a_snapshot_while_the_store_grows(pictures: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    [begun] = at_once([command(pictures, "1")], home)
-    assert begun.code == 0, begun.said
+def test_fits_see_a_snapshot_while_the_store_grows(pictures: Path, home: Path, run: Run) -> None:
+    begun = run(*command(pictures, "1"))
+    assert begun.code == 0, begun.err
     fit = ["fit", "pictures", "--shots", "1", "--adapter", "zero_shot"]
     trained = ["fit", "pictures", "--shots", "1", "--alpha-grid", "0:1:0.5", "--epochs", "3"]
     grow = [command(pictures, "2"), command(pictures, "4")]
     ended = at_once([*grow, fit, trained, trained, fit], home)
     assert [item.code for item in ended] == [0] * 6, ended
-    [after] = at_once([trained], home)
-    assert after.code == 0, after.said
+    after = run(*trained)
+    assert after.code == 0, after.err
     with sqlite3.connect(home / "results.sqlite") as opened:
         rows = opened.execute(
             "SELECT adapter, alpha, shot_seed, test_accuracy, test_loss FROM run JOIN search ON search = search.id"
@@ -171,14 +168,12 @@ def test_fits_see_a_snapshot_while_the_store_grows(pictures: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("network", ["0", "1"])
 def test_eight_processes_write_results_at_once_and_lose_none(
-    tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, home: Path, tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEATCACHE_NETWORK_DISK", network)
-    home = tmp_path / "home"
-    features = synthetic.save(tmp_path / "toy.npz", synthetic.arrays())
-    [made] = at_once([["import", str(features), "--name", "toy"]], home)
-    assert made.code == 0, made.said
-    fit = ["fit", "toy", "--shots", "1,2,4,8", "--adapter", "zero_shot,gda"]
+    made = run("import", synthetic.save(tmp_path / "toy.npz", synthetic.arrays()), "--name", "toy")
+    assert made.code == 0, made.err
+    fit = ["fit", "toy", "--shots", "2,4", "--adapter", "zero_shot,gda"]
     ended = at_once([fit] * 8, home)
     assert [item.code for item in ended] == [0] * 8, ended
     with sqlite3.connect(home / "results.sqlite") as opened:
@@ -186,7 +181,7 @@ def test_eight_processes_write_results_at_once_and_lose_none(
         found = opened.execute("SELECT state, COUNT(*), SUM(zero_shot_rows) FROM search GROUP BY state").fetchall()
         unfinished = opened.execute("SELECT COUNT(*) FROM run WHERE test_accuracy IS NULL").fetchone()
     opened.close()
-    assert found == [("done", 64, 64 * 90)]
+    assert found == [("done", 32, 32 * 90)]
     assert unfinished == (0,)
     assert [path.name for path in home.glob("*results*")] == ["results.sqlite"]
 

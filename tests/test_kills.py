@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_kills_and_failing_disks_lose_nothing() -> None:
-    short = [sys.executable, "-m", "tests.kill_harness", "--kills", "6", "--faults", "6"]
+    short = [sys.executable, "-m", "tests.kill_harness", "--kills", "5", "--faults", "4"]
     done = subprocess.run(short, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost or wrong: 0" in done.stdout
