@@ -52,6 +52,17 @@ def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None =
         raise ValueError("its brackets lie too deep in one another") from None
 
 
+def zip_members(file: Path) -> list[zipfile.ZipInfo] | None:
+    """What a zip holds; None for a file that is none, or too damaged to be listed. Raises OSError as ever."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except OSError:
+        raise
+    except Exception:  # damaged bytes make zipfile trip over anything: names, versions, disks
+        return None
+
+
 def check_npz(file: Path, wanted: Collection[str]) -> list[str]:
     """The names of an .npz's arrays. Raises DataError where those wanted claim more bytes than are in it.
 
@@ -71,13 +82,12 @@ def check_npz(file: Path, wanted: Collection[str]) -> list[str]:
 
 def check_torch(file: Path) -> None:
     """Raises DataError for a file that torch.save has not written so: packed, claiming too much, or an old archive."""
-    if not zipfile.is_zipfile(file):
+    members = zip_members(file)
+    if members is None:
         with file.open("rb") as opened:
             if opened.read(1) != b"\x80":  # torch would also take a tar, and follow the links in it
                 raise DataError(f"{file} is refused: it does not read as a tensor saved by torch.save")
         return
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
     if packed := [info.filename for info in members if info.compress_type != zipfile.ZIP_STORED]:
         raise DataError(f"{file} is refused: {packed[0]!r} in it is packed, which torch.save never does")
     claimed, size = sum(info.file_size for info in members), file.stat().st_size

@@ -60,9 +60,18 @@ def resealed(data: bytes, generator: random.Random) -> bytes:
     return file.getvalue()
 
 
+def _is_plain(opened: h5py.File, name: str) -> bool:
+    """Whether it is there and can be forged from what it holds: no link to nowhere, no size forged before."""
+    try:
+        item = opened[name]
+    except (KeyError, RuntimeError):  # a link, to nowhere or to itself
+        return False
+    return not isinstance(item, h5py.Dataset) or (item.nbytes < 1 << 26 and not item.dtype.hasobject)
+
+
 def _forge(opened: h5py.File, names: list[str], generator: random.Random) -> None:
     name = generator.choice(names)
-    if name not in opened or generator.random() < 0.3:
+    if not _is_plain(opened, name) or generator.random() < 0.3:
         attribute = generator.choice(list(opened.attrs))
         value = generator.choice([0, -1, float("nan"), float("inf"), b"", b"[]", b"{}", b"\xff\xfe", b'{"draws": 3}'])
         whole = bytes(opened.attrs[attribute]) if isinstance(opened.attrs[attribute], np.bytes_) else b"{}"

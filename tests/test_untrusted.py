@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from featcache import bounded, confined, console, views
+from featcache.backbones.files import check_loads_safely
 from featcache.confined import ConfinedError
 from featcache.errors import ConfigError, DataError, StoreError
 from featcache.importing import import_npz, tensors
@@ -191,6 +192,7 @@ FORGED = {
     "rows beyond": (swap("test/row", data=np.arange(6) + 1), "must lie in 0 to 5"),
     "rows twice": (swap("test/row", data=np.zeros(6, dtype=int)), "not one ascending number"),
     "labels beyond": (swap("manifest/test/label", data=np.full(6, 3)), "must lie in 0 to 2"),
+    "labels too few": (swap("manifest/test/label", data=np.zeros(1, dtype=int)), "1 labels for 6 images"),
     "flat embeddings": (swap("test/image", data=np.zeros((6, 8), dtype="f2")), "(rows, views, width)"),
     "a narrow text": (swap("text/default/embedding", data=np.zeros((3, 4), dtype="f4")), "the text set default holds"),
     "text of other classes": (swap("text/default/class", data=np.arange(3) + 1), "must lie in 0 to 2"),
@@ -313,6 +315,38 @@ def header(shape: str, descr: str = "<f4") -> bytes:
 def test_an_npz_cannot_take_more_than_is_in_it(home: Path, tmp_path: Path, member: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         import_npz(npz(tmp_path / "bad.npz", member), name="bad")
+
+
+def test_text_of_no_characters_is_refused(home: Path, tmp_path: Path) -> None:
+    file = synthetic.save(tmp_path / "bad.npz", synthetic.arrays())
+    beyond = np.frombuffer((0x7FFFFFFF).to_bytes(4, "little") * 6, dtype="<U1")
+    np.savez(file, **{**dict(np.load(file)), "class_names": beyond})
+    with pytest.raises(DataError, match="class_names holds text that is not valid Unicode"):
+        import_npz(file, name="bad")
+
+
+def test_a_zip_that_does_not_list_is_no_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "w.pt"
+    torch.save({"weight": torch.zeros(2)}, file)
+    sound = file.read_bytes()
+    check_loads_safely(file, "tiny")
+    at = sound.rindex(b"PK\x01\x02")  # the last member's entry in the list: its version, flags and name
+    spoilt = {
+        "version": sound[: at + 6] + b"\xff\xff" + sound[at + 8 :],
+        "name": sound[: at + 8] + b"\x00\x08" + sound[at + 10 : at + 46] + b"\xff" + sound[at + 47 :],
+    }
+    for data in spoilt.values():
+        file.write_bytes(data)
+        with pytest.raises((NotImplementedError, UnicodeError)), zipfile.ZipFile(file):
+            pass
+        with pytest.raises(DataError, match="do not load into tiny"):
+            check_loads_safely(file, "tiny")
+
+
+def test_rows_that_an_array_lacks_are_not_made_up(own: Path) -> None:
+    forge(own, swap("test/crop", data=np.zeros((2, 1, 5), dtype=np.int32)))
+    with Store(own) as store, pytest.raises(StoreError, match="test/crop has 2 rows, and row 5 is asked for"):
+        store.gather("test", "crop", np.array([0, 5]))
 
 
 def test_a_packed_tensor_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

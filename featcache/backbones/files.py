@@ -10,7 +10,7 @@ from typing import Any
 from featcache.backbones import hub
 from featcache.backbones.clip import BUNDLED_FOLDER, open_clip_module
 from featcache.backbones.names import BUNDLED, FOLDER, HUB, OWN, QUICK, Choice
-from featcache.bounded import check_npz, check_torch, parse_json, read_text
+from featcache.bounded import check_npz, check_torch, parse_json, read_text, zip_members
 from featcache.errors import ConfigError, DataError, UnknownNameError
 from featcache.store.spec import canonical_json
 
@@ -94,15 +94,15 @@ def check_loads_safely(checkpoint: Path, architecture: str) -> None:
     if checkpoint.suffix == ".npz":  # nor can this: numpy unpickles nothing unless told to
         _check_arrays(checkpoint, architecture)
         return
-    is_zip = zipfile.is_zipfile(checkpoint)
-    if _is_torchscript(checkpoint):
+    members = zip_members(checkpoint)
+    if any(info.filename.endswith("/constants.pkl") for info in members or ()):
         raise DataError(
             f"the weights {checkpoint} do not load into {architecture}: they are a TorchScript archive, which runs "
             f"code when it is read; {_openai_instead(architecture)}"
         )
     try:
         check_torch(checkpoint)
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=is_zip or None)
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True if members else None)
     except DataError as error:
         raise DataError(f"the weights {checkpoint} do not load into {architecture}: {error}") from error
     except Exception as error:  # torch raises whatever the bytes provoke
@@ -181,14 +181,6 @@ def _of_tag(architecture: str, tag: str) -> Files:
         return Files(checkpoint=Path(open_clip.download_pretrained(entry)), preprocess=entry)
     repository, file = hub.split(entry["hf_hub"])
     return Files(checkpoint=hub.fetched(repository, file), hub=(repository, file), preprocess=entry)
-
-
-def _is_torchscript(checkpoint: Path) -> bool:
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
 
 
 def _openai_instead(architecture: str) -> str:

@@ -34,6 +34,7 @@ _DAMAGE: Final = (
     lzma.LZMAError,
     gzip.BadGzipFile,
     EOFError,
+    UnicodeError,  # a member's name
     NotImplementedError,  # zipfile: a compression it does not know
 )
 

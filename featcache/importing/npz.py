@@ -98,7 +98,7 @@ def _read(file: Path) -> Arrays:
     except DataError:
         raise
     except Exception as error:  # a damaged or hostile file makes zipfile and numpy trip over anything
-        raise DataError(f"{file} cannot be read as an .npz of plain arrays: {error}") from error
+        raise DataError(f"{file} cannot be read as an .npz of plain arrays: {str(error)[:300]}") from error
     _check_names(found, file)
     return arrays
 
@@ -129,7 +129,7 @@ def _strings(array: NDArray[Any], name: str, file: Path) -> tuple[str, ...]:
     try:
         strings = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
         "".join(strings).encode()
-    except UnicodeError as error:
+    except (UnicodeError, SystemError) as error:  # the latter from numpy, for what is no character
         raise DataError(f"{file}: {name} holds text that is not valid Unicode: {error}") from error
     return tuple(strings)
 

@@ -130,6 +130,8 @@ class Store:
         with self._reading():
             label: NDArray[np.int64] = self._stored(f"manifest/{split}/label")[:].astype(np.int64)
             check_numbers(label, f"the labels of {split}", below=len(self.classes))
+            if len(label) != self._num_images(split):
+                raise StoreError(f"{split} has {len(label)} labels for {self._num_images(split)} images")
         return label
 
     def path_at(self, split: str, row: int) -> str:
@@ -211,6 +213,8 @@ class Store:
         with self._reading():
             stored = self._stored(f"{split}/{name}")
             beside = name == "image" and bool(self.runs(split))
+            if len(positions) and int(positions.max()) >= stored.shape[0]:
+                raise StoreError(f"{split}/{name} has {stored.shape[0]} rows, and row {positions.max()} is asked for")
             out = np.empty((len(positions), *stored.shape[1:]), dtype=stored.dtype)
             for start in range(0, stored.shape[0], BLOCK_ROWS):
                 inside = np.flatnonzero((positions >= start) & (positions < start + BLOCK_ROWS))
