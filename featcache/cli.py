@@ -163,7 +163,7 @@ def extract_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Views a forward pass.")] = 64,
     engine: Annotated[
         str,
-        typer.Option(help="Who encodes: here, torchrun (its processes) or ray (a cluster; extra featcache[ray])."),
+        typer.Option(help="Who encodes: here, torchrun (its processes) or ray (a cluster; needs the extra ray)."),
     ] = "here",
     layout: Annotated[
         str | None,
@@ -289,7 +289,8 @@ def fit_command(
     choose: Annotated[str, typer.Option(help="One choice per-draw, or pooled: one for all draws.")] = "per-draw",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     engine: Annotated[
-        str, typer.Option(help="here, one search after another, or ray, each a task of a cluster (featcache[ray]).")
+        str,
+        typer.Option(help="here, one search after another, or ray, each a task of a cluster (extra ray)."),
     ] = "here",
     plot: Annotated[Path | None, typer.Option(help="Draw the alpha curve into this PNG, SVG or PDF file.")] = None,
     log: Annotated[

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from featcache import registry
+from featcache.digests import of_tensors
 from featcache.errors import BreachError, FeatcacheError, MethodError, SpoiltError
 from featcache.task import Frozen, Method, Params, Task
 
@@ -51,19 +52,22 @@ class Place(NamedTuple):
 def blame(method: Method | type, stage: str, given: Sequence[tuple[str, Tensor]] = ()) -> Iterator[None]:
     """Runs a method's code: what it raises becomes a MethodError, and SpoiltError says that it changed what was given.
 
-    `given` names each tensor that others use too.
+    `given` names each tensor that others use too. They are compared by their versions, and for a method that is not
+    ours by value too: what is written through NumPy or `.data` leaves no trace on a version.
     Our own messages, Ctrl-C and a lack of memory pass as they are. So does an error that no line of the method's
     file had a part in, if the file is one of ours: that is our own bug. `stage` is what to call it where the trace
     names no function of the file.
     """
     place, versions = Place.of(method), [tensor._version for _, tensor in given]
+    ours = Path(place.file).parent == registry.adapters_folder()
+    values = [] if ours else [_digest(tensor) for _, tensor in given]
     try:
         yield
     except (FeatcacheError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
-    except Exception as error:  # the code is the user's, and may raise anything
+    except (Exception, SystemExit) as error:  # the code is the user's, and may raise anything
         within = [item for item in traceback.extract_tb(error.__traceback__) if item.filename == place.file]
-        if not within and Path(place.file).parent == registry.adapters_folder():
+        if not within and ours:
             raise
         where = f"{within[0].name}, line {within[-1].lineno}" if within else stage
         said = " ".join(str(error).split())
@@ -74,6 +78,28 @@ def blame(method: Method | type, stage: str, given: Sequence[tuple[str, Tensor]]
     for (name, tensor), version in zip(given, versions, strict=True):
         if tensor._version != version:
             raise place.spoilt(name)
+    for (name, tensor), value in zip(given, values, strict=not ours):
+        if _digest(tensor) != value:
+            raise place.spoilt(name)
+
+
+def _digest(tensor: Tensor) -> str:
+    return of_tensors({"": tensor.detach().cpu()})
+
+
+def check_scores(method: Method, scores: object, num_rows: int, frozen: Frozen, stage: str = "logits") -> Tensor:
+    """The class scores (num_rows, C) that a method gave. Raises BreachError for anything else."""
+    shape = (num_rows, frozen.text.shape[0])
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
+        raise Place.of(method).breach(
+            f"gives {kind_of(scores)} from {stage} for {num_rows} images and {shape[1]} classes; it must give {shape}"
+        )
+    return scores
+
+
+def kind_of(value: object) -> str:
+    """What something is, in words."""
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def shared(*tasks: Task) -> list[tuple[str, Tensor]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from featcache.captured import Replayed, recorder
 from featcache.devices import products
-from featcache.faults import blame, lent
+from featcache.faults import blame, check_scores, lent
 from featcache.optimisers import Gradient, Optimiser, make_optimiser
 from featcache.recipes import Recipe
 from featcache.shelf import NoShelf, Shelf, digest_of
@@ -362,7 +362,11 @@ def predict(method: Method, params: Params, image: Tensor, frozen: Frozen, *, bl
     """
     with torch.no_grad(), blame(method, "logits", lent(params, image, frozen)):
         hyper = single_hyper(method, image.device)
-        return torch.cat([method.logits(params, rows, frozen, hyper) for rows in torch.split(image, block)])
+        scores = [
+            check_scores(method, method.logits(params, rows, frozen, hyper), len(rows), frozen)
+            for rows in torch.split(image, block)
+        ]
+        return torch.cat(scores)
 
 
 def predict_each(methods: Sequence[Method], params: Params, image: Tensor, frozen: Frozen) -> Iterator[Tensor]:
@@ -373,11 +377,11 @@ def predict_each(methods: Sequence[Method], params: Params, image: Tensor, froze
     with torch.no_grad(), blame(methods[0], "logits", lent(params, image, frozen)):
         hypers = [single_hyper(method, image.device) for method in methods]
         if isinstance(methods[0], Swept) and len(methods) > 1:
-            yield from methods[0].sweep(params, image, frozen, hypers)
+            for scores in methods[0].sweep(params, image, frozen, hypers):
+                yield check_scores(methods[0], scores, len(image), frozen, "sweep")
         else:
-            yield from (
-                method.logits(params, image, frozen, hyper) for method, hyper in zip(methods, hypers, strict=True)
-            )
+            for method, hyper in zip(methods, hypers, strict=True):
+                yield check_scores(method, method.logits(params, image, frozen, hyper), len(image), frozen)
 
 
 def single_hyper(method: Method, device: torch.device) -> Hyper:

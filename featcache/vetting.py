@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featcache.errors import BreachError, MethodError, SpoiltError
-from featcache.faults import Place, blame, lent, shared
+from featcache.faults import Place, blame, check_scores, kind_of, lent, shared
 from featcache.task import Factored, Frozen, Hyper, Method, Params, Penalised, Swept, Task, Trained, swept_fields
 from featcache.training import _way_of, single_hyper, stack_hyper
 
@@ -52,7 +52,7 @@ def vet_solved(served: Sequence[Method], made: object, num_runs: int, task: Task
     predict from the first, give no usable logits; `task` is the first's."""
     trial = _Trial(served[0], task)
     if not isinstance(made, list) or len(made) != num_runs:
-        raise trial.place.breach(f"gives {_kind(made)} from solve_runs; it must give a list of one dict for each run")
+        raise trial.place.breach(f"gives {kind_of(made)} from solve_runs; it must give a list of one dict for each run")
     for params in made:
         trial.check_tensors(params, "solve")
     _check_any(served, made[0], task)
@@ -88,7 +88,7 @@ class _Trial:
 
     def check_tensors(self, params: object, stage: str) -> None:
         if not isinstance(params, Mapping) or not all(isinstance(value, Tensor) for value in params.values()):
-            raise self.place.breach(f"gives {_kind(params)} from {stage}; it must give a dict of tensors by name")
+            raise self.place.breach(f"gives {kind_of(params)} from {stage}; it must give a dict of tensors by name")
 
     def check_start(self, params: Params, stage: str) -> None:
         """A usable start of one run."""
@@ -141,11 +141,7 @@ class _Trial:
         return blame(self.method, "logits", [("its labels", self.label), *lent(params, self.image, self.task)])
 
     def _check_scores(self, scores: object, num_rows: int, stage: str) -> None:
-        shape = (num_rows, self.task.num_classes)
-        if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
-            raise self.place.breach(
-                f"gives {_kind(scores)} from {stage} for {num_rows} images and {shape[1]} classes; it must give {shape}"
-            )
+        scores = check_scores(self.method, scores, num_rows, self.frozen, stage)
         if scores.dtype != self.image.dtype:
             raise self.place.breach(
                 f"gives {_name(scores.dtype)} from {stage}; it must give {_name(self.image.dtype)}, as images are"
@@ -208,7 +204,7 @@ class _Trial:
             else:
                 loss = F.cross_entropy(method.logits(params, self.image, self.frozen, hyper), self.label)
             if not isinstance(loss, Tensor) or loss.shape != ():
-                raise self.place.breach(f"gives {_kind(loss)} from {stage}; it must give one number, a tensor ()")
+                raise self.place.breach(f"gives {kind_of(loss)} from {stage}; it must give one number, a tensor ()")
             if self.usable and not loss.isfinite():
                 raise self.place.error(f"gives a loss of {loss.item()} from {stage} at its start, before any step")
             values = list(learnt.values())
@@ -229,11 +225,6 @@ def _alike(one: Tensor, other: Tensor, slack: float = 1e-4, floor: float = 0.0) 
         return False
     size = float(other.abs().nan_to_num(0.0, 0.0, 0.0).max()) if other.numel() else 0.0
     return bool(torch.allclose(one.double(), other.double(), rtol=slack, atol=max(slack * size, floor), equal_nan=True))
-
-
-def _kind(value: object) -> str:
-    """What something is, in words."""
-    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _name(dtype: torch.dtype) -> str:

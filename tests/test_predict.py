@@ -55,6 +55,22 @@ def test_one_image_alone_is_told_the_same(head: Path, pictures: Path, run: Run) 
     assert sum(item["probability"] for item in alone["predictions"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_what_is_no_path_among_good_ones_is_named_and_the_rest_done(
+    head: Path, pictures: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = pictures / "test" / "ant" / "000.bmp"
+    (tmp_path / "empty").mkdir()
+    said = run("predict", head, "a" * 300 + ".jpg", tmp_path / "empty", good, "--format", "csv")
+    assert said.code == 1
+    assert "File name too long" in said.err
+    assert "empty holds no image" in " ".join(said.err.split())
+    assert said.out.count(str(good)) == 1
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{good}\0{good}\0\n"))  # as find -print0 writes them
+    assert run("predict", head, "-", "--format", "csv").out.count(str(good)) == 2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff\xe0"), encoding="utf-8"))
+    assert "stdin is no text" in run("predict", head, "-").err
+
+
 def test_formats_and_stdin(head: Path, pictures: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     files = sorted((pictures / "test" / "ant").iterdir())
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{file}\n" for file in files)))
@@ -99,7 +115,7 @@ def test_a_head_of_a_backbone_that_is_not_here(head: Path, pictures: Path, run: 
     assert "but tiny with random:3 is tiny (checkpoint random:3" in other.err
     absent = run("predict", head, image, "--backbone", "local-dir:/nowhere")
     assert absent.code == 2
-    assert "which is not to be had here" in absent.err
+    assert "--backbone local-dir:/nowhere is not to be had here to compare with it" in absent.err
     style = run("predict", head, image, "--style", "clip")
     assert "leave --style clip out" in style.err
     assert run("predict", head, image, "--style", "coop").code == 0

@@ -41,7 +41,7 @@ def test_caltech_features_reach_the_known_accuracies(real_data: Path) -> None:
     assert outcome.test_accuracy[0] > 0.948
 
 
-@pytest.mark.parametrize(("name", "shots"), [("caltech101", 1), ("eurosat", 16)])
+@pytest.mark.parametrize(("name", "shots"), [("caltech101", 1), ("dtd", 1), ("eurosat", 16)])
 def test_real_pixels_through_tiny(real_data: Path, name: str, shots: int) -> None:
     """`tiny` knows drawings alone, so zero-shot is at chance here: the adapter has all to learn."""
     manifest = load(name, data=real_data / "images")

@@ -235,8 +235,10 @@ def test_published_lines_need_the_same_data_backbone_and_preprocessing() -> None
     assert fitting({"dtd": 1692}, "ViT-B-32", "coop") == []
     assert fitting({"shapes": 1200}, "RN50", "coop") == []
     assert all(one.source and one.protocol for one in references())
-    assert paper_table("imagenet", "RN50", 16) is not None
-    assert paper_table("imagenet", "RN50", 8) is None
+    assert paper_table("imagenet", 50_000, "RN50", 16) is not None
+    assert paper_table("imagenet", 50_000, "RN50", 8) is None
+    assert paper_table("imagenet", 18, "RN50", 16) is None
+    assert paper_table("imagenet", 50_000, "RN50 (untrained)", 16) is None
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

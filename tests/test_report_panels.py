@@ -207,7 +207,7 @@ def test_two_preprocessings_stand_side_by_side(gathered: Gathered) -> None:
     [view] = variants.styles_panel(replace(gathered, found=two)).views
     assert view.charts[0].series == ("coop", "clip")
     assert {row["series"] for row in values(view.charts[0])} == {"coop", "clip"}
-    assert variants.styles_panel(gathered).blanks[0].command.endswith("--style clip")
+    assert variants.styles_panel(gathered).blanks[0].command.endswith("--style clip && featcache fit")
 
 
 def test_the_gap_is_measured_on_the_stored_rows(gathered: Gathered) -> None:

@@ -84,6 +84,17 @@ def test_filters_sort_and_limit(six: Run) -> None:
     assert ids(six, "--since", "2999-01-01") == []
 
 
+def test_unequal_draws_in_a_group_are_said(run: Run, tmp_path: Path) -> None:
+    assert run("import", synthetic.save(tmp_path / "toy.npz", synthetic.arrays()), "--name", "toy").code == 0
+    run("fit", "toy", "--adapter", "gda", "--shots", "2", "--seeds", "1,2,3")
+    assert "unequal draws" not in run("results", "--by", "adapter").err
+    run("fit", "toy", "--adapter", "gda", "--shots", "2", "--seeds", "1")
+    said = run("results", "--by", "adapter", "--format", "csv")
+    assert "1 groups hold results of unequal draws" in " ".join(said.err.split())
+    assert "gda,2,1,1,3," in said.out
+    assert "those are the newest" not in run("results", "99").err
+
+
 def test_since_counts_from_now(six: Run) -> None:
     late = datetime(2999, 1, 10, tzinfo=UTC)
     assert results.select(results_path(), Filters(since="3d"), now=late) == []

@@ -54,7 +54,7 @@ def _tell(made: Exported, output: Path, *, chosen: bool) -> None:
     head, run = made.head, made.run
     why = f", the best on {head.provenance['protocol']}" if chosen and run["selection_accuracy"] is not None else ""
     place = f"{head.provenance['dataset']}, {head.encoder.backbone}, {run['shots']} shots, seed {run['shot_seed']}{why}"
-    size = f"{len(head.classes)} classes, {output.stat().st_size / 1e6:.2f} MB"
+    size = f"{len(head.classes)} classes, {console.size(output.stat().st_size)}"
     console.say(f"{output}: {head.adapter} on {place}; {size}")
     if output.suffix.lower() != ".onnx" and HeadModule(head).is_linear:
         console.say("linear in the unit embedding: linear.weight and linear.bias are in it too")

@@ -162,6 +162,9 @@ def _asked(items: Sequence[str]) -> list[tuple[str, str]]:
     for item, pair in zip(items, pairs, strict=True):
         if len(pair) != 2:
             raise ConfigError(f"--grid {item}: write FIELD=VALUES, as in alpha=0:1:0.1 or lr=1e-3,1e-4")
+    names = [pair[0] for pair in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"--grid {twice}=.. is given twice; give all its values at once, as in {twice}=0.1,0.2")
     return [(pair[0], pair[1]) for pair in pairs]
 
 

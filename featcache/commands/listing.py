@@ -177,6 +177,8 @@ def _show_record(found: dict[str, Any]) -> None:
     from featcache import console
 
     values = {name: value for name, value in found.items() if name not in ("runs", "also")}
+    spent = ", ".join(f"{stage} {console.seconds(each)}" for stage, each in found["seconds"].items())
+    values["seconds"] = spent or "not known"
     console.table(["what", "value"], [[k, v if isinstance(v, str) else jsonlib.dumps(v)] for k, v in values.items()])
     columns = ["config", "shots", "shot_seed", "selection_accuracy", "test_accuracy", "chosen"]
     columns += ["fault"] if any(run["fault"] for run in found["runs"]) else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -107,11 +108,23 @@ def _files(images: Sequence[str]) -> Iterator[str]:
     """Every image named: a file, a folder's images at any depth, or `-` for a list on stdin, one a line."""
     for name in images:
         if name == "-":
-            yield from (line for line in (raw.rstrip("\r\n") for raw in sys.stdin) if line)
-        elif Path(name).is_dir():
-            yield from sorted(_in_folder(Path(name)))
+            yield from _listed()
+        elif os.path.isdir(name):  # noqa: PTH112 (pathlib's raises for a name too long to be one)
+            found = sorted(_in_folder(Path(name)))
+            if not found:
+                console.warn(f"{name} holds no image; images end in {', '.join(SUFFIXES)}")
+            yield from found
         else:
             yield name
+
+
+def _listed() -> Iterator[str]:
+    """The paths on stdin, one a line or, as `find -print0` writes them, a zero byte after each."""
+    try:
+        lines = [line for raw in sys.stdin for line in raw.rstrip("\r\n").split("\0")]
+    except UnicodeDecodeError as error:
+        raise InputError(f"- reads a list of paths, one a line, and stdin is no text ({error})") from error
+    yield from (line for line in lines if line)
 
 
 def _in_folder(folder: Path) -> Iterator[str]:

@@ -16,7 +16,8 @@ from featcache.store.places import results_path
 def report(folder: Path, ids: Sequence[int], *, images: Images, as_json: bool) -> None:
     """Write the page and say where it is."""
     start = time.perf_counter()
-    written = page.write_report(results_path(), folder, ids=ids, images=images)
+    with console.progress("drawing", "panels", rate="panels") as advance:
+        written = page.write_report(results_path(), folder, ids=ids, images=images, progress=advance)
     seconds = time.perf_counter() - start
     blanks = {panel.key: [blank._asdict() for blank in panel.blanks] for panel in written.panels if panel.blanks}
     if as_json:
@@ -33,7 +34,8 @@ def report(folder: Path, ids: Sequence[int], *, images: Images, as_json: bool) -
 
 def plot(kind: str, file: Path, ids: Sequence[int], *, width: int, as_json: bool) -> None:
     """Draw the plots of one kind."""
-    files = page.draw(results_path(), kind, file, ids=ids, width=width)
+    with console.progress("drawing", "plots", rate="plots") as advance:
+        files = page.draw(results_path(), kind, file, ids=ids, width=width, progress=advance)
     if as_json:
         console.raw(jsonlib.dumps([{"file": str(one.file), "says": one.says} for one in files], indent=2))
         return

@@ -47,6 +47,12 @@ def show_view(view: View) -> None:
     names = tuple(dict.fromkeys(records.field_named(name, records.GROUPABLE) for name in view.by))
     if len({row.protocol for row in rows}) > 1 and "protocol" not in names:
         console.warn("these were not all chosen on the same kind of rows; --by protocol,... keeps them apart")
+    columns = () if view.across is None else (records.field_named(view.across, records.GROUPABLE),)
+    if apart := reporting.unshared(rows, (*names, *columns)):
+        console.warn(
+            f"{apart} groups hold results of unequal draws, and test is the mean over the draws that all of a group "
+            "have; --by shots,method,.. or a filter keeps them apart"
+        )
     if view.across is None:
         reporting.show_sheet(reporting.group_sheet(rows, names), view.format)
         return

@@ -182,6 +182,8 @@ def _zip_members(file: BinaryIO, archive: Path, allowance: _Allowance) -> Genera
     with zipfile.ZipFile(file) as opened:
         for info in opened.infolist():
             mode = info.external_attr >> 16
+            if not info.filename:
+                raise DataError(f"{archive} is damaged: a member of it has no name; remove it and try again")
             if info.flag_bits & 1:
                 raise DataError(f"{archive} is encrypted ({info.filename}); unpack it by hand with its password")
             if info.is_dir():

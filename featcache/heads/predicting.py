@@ -139,8 +139,8 @@ class Predictor:
     def _decode(self, path: Path) -> Image.Image:
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"it cannot be read ({error.strerror or error})") from error
+        except (OSError, ValueError) as error:  # the latter for a name that holds a zero byte
+            raise DataError(f"it cannot be read ({getattr(error, 'strerror', None) or error})") from error
         return views.decode(data, upright=bool(self.module.head.encoder.transform.get("upright")))
 
 
@@ -157,6 +157,11 @@ def backbone_of(encoder: Encoder, name: str | None = None, weights: str | None =
         backbone = Backbone(name or encoder.backbone, weights or (None if name else encoder.weights), precision)
         identity = backbone.identity
     except InputError as error:
+        if name not in (None, encoder.backbone):
+            raise ConfigError(
+                f"the head was fitted on embeddings of {_words(encoder)}, and --backbone {name} is not to be had here "
+                f"to compare with it: {error}; leave --backbone out to take the head's own"
+            ) from error
         raise ConfigError(
             f"the head needs {_words(encoder)}, which is not to be had here: {error}; "
             "say where it is with --weights FILE"

@@ -2,7 +2,7 @@
 
 from featcache.reporting.formats import FORMATS, Sheet, check_format, show_sheet
 from featcache.reporting.grid import GridRow, grid_rows, shown_fields
-from featcache.reporting.groups import across_sheet, group_sheet
+from featcache.reporting.groups import across_sheet, group_sheet, unshared
 from featcache.reporting.lists import show_means, summary_sheet
 from featcache.reporting.measured import (
     comparison_as_json,
@@ -41,4 +41,5 @@ __all__ = [
     "show_sheet",
     "shown_fields",
     "summary_sheet",
+    "unshared",
 ]

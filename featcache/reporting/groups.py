@@ -20,7 +20,9 @@ class Group(NamedTuple):
     num_results: int
     num_datasets: int
     seeds: tuple[int, ...]
-    """Shot seeds that all the searches have: the spread is over them."""
+    """Shot seeds that all the searches have: mean and spread are over them alone."""
+    num_seeds: int
+    """How many seeds there are among the searches."""
     zero_shot: float
     selection: float
     test: tuple[float, float]
@@ -33,12 +35,14 @@ def group_of(members: Sequence[Summary]) -> Group:
     """Several searches as one group; without a draw in common only the mean of their means is told."""
     by_seed = [dict(row.by_seed) for row in members]
     seeds = tuple(sorted(set.intersection(*(set(found) for found in by_seed))))
+    every = {seed for found in by_seed for seed in found}
     means = [fmean(found[seed] for found in by_seed) for seed in seeds]
     tested = [row.test_accuracy for row in members if row.test_accuracy is not None]
     return Group(
         num_results=len(members),
         num_datasets=len({row.dataset for row in members}),
         seeds=seeds,
+        num_seeds=len(every),
         zero_shot=_mean([row.zero_shot_accuracy for row in members]),
         selection=_mean([row.selection_accuracy for row in members]),
         test=mean_spread(means) if means else (fmean(tested) if tested else math.nan, math.nan),
@@ -57,7 +61,7 @@ def group_sheet(summaries: Sequence[Summary], names: Sequence[str]) -> Sheet:
                 *map(str, key),
                 str(group.num_results),
                 str(group.num_datasets),
-                str(len(group.seeds)) if group.seeds else "none in common",
+                _draws_words(group),
                 number(group.zero_shot),
                 number(group.selection),
                 percent(group.test),
@@ -71,6 +75,7 @@ def group_sheet(summaries: Sequence[Summary], names: Sequence[str]) -> Sheet:
                 "num_results": group.num_results,
                 "num_datasets": group.num_datasets,
                 "num_draws": len(group.seeds),
+                "num_draws_of_any": group.num_seeds,
                 "zero_shot_accuracy": group.zero_shot,
                 "selection_accuracy": group.selection,
                 "test_accuracy": group.test[0],
@@ -95,6 +100,18 @@ def across_sheet(summaries: Sequence[Summary], names: Sequence[str], across: str
         tested = {str(value): found[value][0] if value in found else None for value in values}
         plain.append({**dict(zip(names, key, strict=True)), **tested, "mean": mean})
     return Sheet([*(_heading(name) for name in names), *map(str, values), "mean"], words, plain)
+
+
+def unshared(summaries: Sequence[Summary], names: Sequence[str]) -> int:
+    """How many groups hold searches of other draws than the rest of their group: test is told of the shared alone."""
+    groups = [group_of(members) for members in grouped(summaries, names).values()]
+    return sum(len(group.seeds) < group.num_seeds for group in groups)
+
+
+def _draws_words(group: Group) -> str:
+    if not group.seeds:
+        return "none in common"
+    return str(len(group.seeds)) if len(group.seeds) == group.num_seeds else f"{len(group.seeds)} of {group.num_seeds}"
 
 
 def interval_words(interval: tuple[float, float] | None) -> str:

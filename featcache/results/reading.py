@@ -70,7 +70,9 @@ def fetch(path: Path, search_id: int) -> dict[str, Any]:
         row = database.execute("SELECT * FROM search WHERE id = ?", (search_id,)).fetchone()
         if row is None:
             known = [str(item[0]) for item in database.execute("SELECT id FROM search ORDER BY id DESC LIMIT 20")]
-            raise UnknownNameError("result", str(search_id), known)
+            count = database.execute("SELECT COUNT(*) FROM search").fetchone()[0]
+            hint = f"those are the newest {len(known)} of {count}" if count > len(known) else ""
+            raise UnknownNameError("result", str(search_id), known, hint=hint)
         runs = database.execute("SELECT * FROM run WHERE search = ? ORDER BY id", (search_id,)).fetchall()
         shifted = database.execute("SELECT * FROM shifted WHERE search = ? ORDER BY id", (search_id,)).fetchall()
     return {**_decoded(row), "runs": [_decoded(run) for run in runs], "also": [_decoded(item) for item in shifted]}

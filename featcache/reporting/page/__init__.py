@@ -60,10 +60,23 @@ class Drawn(NamedTuple):
     says: str
 
 
-def write_report(results: Path, folder: Path, *, ids: Sequence[int] = (), images: Images | None = None) -> Written:
-    """The report of all results, or those of `ids`, as `folder`/index.html. Raises InputError's kin."""
+def write_report(
+    results: Path,
+    folder: Path,
+    *,
+    ids: Sequence[int] = (),
+    images: Images | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Written:
+    """The report of all results, or those of `ids`, as `folder`/index.html. Raises InputError's kin.
+
+    `progress` is told of each panel that is made, and of how many there are.
+    """
     gathered = gather(results, ids, images=images)
-    panels = tuple(make(gathered) for make in _PANELS.values())
+    panels: tuple[Panel, ...] = ()
+    for make in _PANELS.values():
+        panels = (*panels, make(gathered))
+        progress(1, len(_PANELS))
     text = page(_title(gathered), _subtitle(gathered), panels)
     file = folder / "index.html"
     try:
@@ -79,8 +92,19 @@ def kinds() -> tuple[str, ...]:
     return tuple(name for name in _PANELS if name not in (hardest.KEY, provenance.KEY))
 
 
-def draw(results: Path, kind: str, file: Path, *, ids: Sequence[int] = (), width: int = 560) -> list[Drawn]:
-    """The plots of one panel as files; several are numbered. Raises InputError's kin where there is nothing to draw."""
+def draw(
+    results: Path,
+    kind: str,
+    file: Path,
+    *,
+    ids: Sequence[int] = (),
+    width: int = 560,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Drawn]:
+    """The plots of one panel as files; several are numbered. Raises InputError's kin where there is nothing to draw.
+
+    `progress` is told of each plot that is saved, and of how many there are.
+    """
     if kind not in kinds():
         raise UnknownNameError("kind of plot", kind, kinds())
     if file.suffix.lower() not in PLOT_FORMATS:
@@ -92,10 +116,12 @@ def draw(results: Path, kind: str, file: Path, *, ids: Sequence[int] = (), width
     if not charts:
         raise InputError(f"there is nothing to draw for {kind}: {_why(panel)}")
     places = [file] if len(charts) == 1 else [file.with_stem(f"{file.stem}-{at}") for at in range(1, len(charts) + 1)]
-    return [
-        Drawn(bundle.save(chart, place, width=width, subtitle=_below(view)), f"{chart.title}; {view.name}")
-        for (chart, view), place in zip(charts, places, strict=True)
-    ]
+    drawn = []
+    for (chart, view), place in zip(charts, places, strict=True):
+        saved = bundle.save(chart, place, width=width, subtitle=_below(view))
+        drawn.append(Drawn(saved, f"{chart.title}; {view.name}"))
+        progress(1, len(charts))
+    return drawn
 
 
 def _below(view: View) -> list[str]:

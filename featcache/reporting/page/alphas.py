@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from featcache.fits import POST_HOC_ALPHA
 from featcache.outcome import mean_spread
-from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words, told_apart
+from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words, with_result
 from featcache.reporting.page.marks import accuracy, colour, layer, level, number, only, spec, tooltip
 from featcache.reporting.page.model import Blank, Chart, Panel, Rows, Spec, Table, Toggle, View
 from featcache.reporting.page.words import listed, percent, plural, told, told_spread
@@ -68,7 +68,7 @@ def _axis(one: Found) -> str:
 def _view(members: Sequence[Found]) -> View:
     members = sorted(members, key=lambda one: one.shots)
     first = members[0]
-    names = told_apart([plural(one.shots, "shot") for one in members], members)
+    names = with_result([plural(one.shots, "shot") for one in members], members)
     chosen = "; ".join(f"{name}: alpha {listed(one.alphas)}" for name, one in zip(names, members, strict=True))
     draws = plural(len({run["draw"] for run in members[-1].chosen}), "draw")
     return View(

@@ -60,7 +60,8 @@ def gains_panel(gathered: Gathered) -> Panel:
 
 def name_of(seen: Seen) -> str:
     """What a search is called where one of several is shown."""
-    return f"{seen.one.place}, {plural(seen.one.shots, 'shot')} · {seen.one.method} · {seen.one.protocol}"
+    one = seen.one
+    return f"{one.place}, {plural(one.shots, 'shot')} · {one.method} · {one.protocol}, result {one.id}"
 
 
 def _counts(items: Items, answers: Sequence[Answers]) -> measures.Floats:

@@ -57,7 +57,8 @@ def zero_shot(gathered: Gathered, seen: Seen) -> Answers | Blank:
             frozen = frozen_of(store, sources_of(one.text_set).written, one.classes)
             if not frozen.text.shape[1]:
                 return Blank(
-                    f"{one.store} has no text, so nothing is zero-shot", f"featcache prompts add {one.store} default"
+                    f"{one.store} has no text, so nothing is zero-shot",
+                    f"featcache prompts add {one.store} default --backbone NAME",
                 )
             rows = test_rows(store, one.classes)
     except FeatcacheError as error:

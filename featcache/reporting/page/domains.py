@@ -65,7 +65,8 @@ def gap_panel(gathered: Gathered) -> Panel:
 
 def _gain(members: Sequence[Found]) -> View:
     ranked = sorted(members, key=lambda one: -_over(one))
-    names = [f"{one.dataset} · {one.protocol}" for one in ranked]
+    told_protocol = len({one.protocol for one in ranked}) > 1  # else the view says it once
+    names = [one.dataset + (f" · {one.protocol}" if told_protocol else "") for one in ranked]
     if len(set(names)) < len(names):
         names = [f"{one.store} · {one.protocol}" for one in ranked]
     first, mean = members[0], gain(fmean(_over(one) for one in members))
@@ -100,7 +101,7 @@ def _bars(ranked: Sequence[Found], names: Sequence[str]) -> Spec:
         for name, one in zip(names, ranked, strict=True)
     ]
     y = {"field": "data", "type": "nominal", "sort": list(names), "title": None}
-    at = {"x": number("gain", "points over zero-shot CLIP", scale={"zero": True}), "y": y}
+    at = {"x": number("gain", "points over zero-shot CLIP", scale={"zero": True, "padding": 40}), "y": y}
     told_fields = tooltip("data", "points", "zero-shot %", "test %", "chosen on")
     bar = {"type": "bar", "style": "accent", "height": {"band": 0.6}}
     label = {"type": "text", "align": "left", "dx": 5}

@@ -148,7 +148,7 @@ def grouped(items: Iterable[Found], key: Callable[[Found], _Key]) -> dict[_Key, 
     return groups
 
 
-def told_apart(names: Sequence[str], items: Sequence[Found]) -> tuple[str, ...]:
+def with_result(names: Sequence[str], items: Sequence[Found]) -> tuple[str, ...]:
     """The names of searches; those that several share, which differ in their seeds, with the result's number."""
     times = Counter(names)
     return tuple(

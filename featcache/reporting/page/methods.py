@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words, told_apart
+from featcache.reporting.page.gather import Found, Gathered, grouped, protocols_words, with_result
 from featcache.reporting.page.marks import accuracy, layer, only, spec, tooltip
 from featcache.reporting.page.model import Blank, Chart, Panel, Rows, Table, View
 from featcache.reporting.page.references import paper_table
@@ -33,7 +33,7 @@ def panel(gathered: Gathered) -> Panel:
 def _view(members: Sequence[Found]) -> View:
     first = members[0]
     ranked = sorted(members, key=lambda one: -(one.test[0] if one.test[0] == one.test[0] else -1.0))
-    table = paper_table(first.dataset, first.backbone, first.shots)
+    table = paper_table(first.dataset, first.num_test, first.model, first.shots)
     published = (
         ()
         if table is None
@@ -81,7 +81,7 @@ def _table(ranked: Sequence[Found]) -> Table:
                 told_spread(one.test),
                 "–" if one.zero_shot is None else gain(one.test[0] - one.zero_shot),
                 _chosen_words(one),
-                "none" if size is None else f"{size:,}",
+                "–" if size is None else f"{size:,}",
                 duration(training_s(one)),
                 "–" if per_image is None else duration(per_image),
                 f"{len(one.runs)} in {duration(sum(one.search['seconds'].values()))}",
@@ -105,12 +105,12 @@ def _chosen_words(one: Found) -> str:
 
 
 def _chart(ranked: Sequence[Found]) -> Chart:
-    names = told_apart([f"{one.method} · {one.protocol}" for one in ranked], ranked)
+    names = with_result([f"{one.method} · {one.protocol}" for one in ranked], ranked)
     values: Rows = [
         {
             "method": name,
             "chosen on": one.chosen_on,
-            "parameters": f"{params(one) or 0:,}",
+            "parameters": "–" if params(one) is None else f"{params(one):,}",
             "training a run": duration(training_s(one)),
             "accuracy": percent(one.test[0]),
             "low": percent(one.test[0] - one.test[1]),

@@ -58,7 +58,7 @@ def _row(one: Found) -> tuple[str, ...]:
         ", ".join(dict.fromkeys(run["draw"][:12] for run in one.chosen)),
         one.text_set,
         search["views"],
-        json.dumps(search["recipe"]) if any(run["num_params"] is not None for run in one.runs) else "not trained",
+        json.dumps(search["recipe"]) if any(run["num_params"] is not None for run in one.runs) else "needs none",
         search["device"],
         ", ".join(f"{name} {version}" for name, version in search["versions"].items()),
         "; ".join(search["notes"]),

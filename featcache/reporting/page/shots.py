@@ -58,9 +58,7 @@ def _view(members: Sequence[Found]) -> View:
             lines[place],
             zero_shot[place],
             series,
-            fitting({own[0].dataset: own[0].num_test}, first.backbone, first.style)
-            if first.text_set == DEFAULT
-            else [],
+            fitting({own[0].dataset: own[0].num_test}, first.model, first.style) if first.text_set == DEFAULT else [],
         )
         for place, own in by_data.items()
     ]
@@ -70,8 +68,9 @@ def _view(members: Sequence[Found]) -> View:
         sizes = {own[0].dataset: own[0].num_test for own in by_data.values()}
         known = [value for value in zero_shot.values() if value is not None]
         zero = fmean(known) if len(known) == len(by_data) else None
-        references = fitting(sizes, first.backbone, first.style) if len(sizes) == len(by_data) else []
-        charts.insert(0, _chart(f"mean over {len(by_data)} data sets", mean, zero, series, references))
+        references = fitting(sizes, first.model, first.style) if len(sizes) == len(by_data) else []
+        if mean:
+            charts.insert(0, _chart(f"mean over {len(by_data)} data sets", mean, zero, series, references))
         notes += [f"Not in the mean, for a data set lacks them: {', '.join(lacking)}."] if lacking else []
     words = [first.model, f"{first.style or 'unknown'} preprocessing", f"prompts {first.text_set}"]
     words += [f"{first.classes} classes"] if first.classes != "all" else []

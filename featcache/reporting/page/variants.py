@@ -54,8 +54,9 @@ def _other_style(gathered: Gathered) -> str:
         command = gathered.stores.facts(one.store_key, one.store).get("command", "")
         if command.startswith("featcache extract"):
             other = "coop" if one.style == "clip" else "clip"
-            return re.sub(r" --name \S+", "", re.sub(r"--style \S+", f"--style {other}", command))
-    return "featcache extract --dataset NAME --backbone NAME --style clip"
+            made = re.sub(r" --name \S+", "", re.sub(r"--style \S+", f"--style {other}", command))
+            return f"{made} && featcache fit"
+    return "featcache extract --dataset NAME --backbone NAME --style clip && featcache fit"
 
 
 def _side(one: Found) -> str:
