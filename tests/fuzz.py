@@ -65,9 +65,23 @@ def _in_child(reader: str, first: int, end: int, seed: int, until: float, counts
             return after if done else end
         if not done and ending != "hangs" and "ready" not in lines:
             raise RuntimeError(f"{reader}: {' '.join(lines[-15:])}")
+        if _refused_apart(reader, after, seed):
+            counts["refused"] += 1
+            return after + 1
         print(f"{reader} input {after}, seed {seed}: the process {ending}; {' '.join(lines[-3:])[-300:]}", flush=True)  # noqa: T201
         counts[ending.split()[0]] += 1
         return after + 1
+
+
+def _refused_apart(reader: str, number: int, seed: int) -> bool:
+    """Whether an input that ended this process is refused by a reader that itself reads in a process apart."""
+    from tests import fuzz_readers
+
+    if reader not in fuzz_readers.APART:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        made = fuzz_readers.APART[reader](Path(folder))
+        return outcome_of(made, random.Random(f"{seed} {reader} {number}")) == "refused"
 
 
 def _wait(child: subprocess.Popen[bytes], out: Path) -> str:

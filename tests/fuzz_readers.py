@@ -272,6 +272,14 @@ def _prompts(folder: Path) -> Reader:
     return Reader(file, read, seeds=[good, b"[" * 100_000], spoil=spoil)
 
 
+def _mat_whole(folder: Path) -> Reader:
+    """As a command reads it, which takes a process each time."""
+    from featcache.datasets import mat
+
+    reader = _mat(folder)
+    return Reader(reader.file, lambda: mat.read_rows((reader.file, "row")), seeds=reader.seeds)
+
+
 def _mat(folder: Path) -> Reader:
     import scipy.io
 
@@ -326,3 +334,5 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "mat": _mat,
     "parquet": _parquet,
 }
+APART = {"mat": _mat_whole}
+"""Readers whose own process may die of an input, for the command's reads in another: what that makes of it counts."""
