@@ -94,6 +94,17 @@ def page(found: Found, names: Sequence[str], options: argparse.Namespace) -> str
                     for name in names
                 ],
             ),
+            "What each cost there at 16 shots, three draws together: a dash for parameters where no step of a recipe "
+            "trains, seconds of fitting every configuration searched, and of the whole search, tests included; one "
+            "machine and versions, named below.",
+            _table(
+                list(COSTS),
+                [
+                    _cost(found, options.shapes, name)[: len(COSTS)]
+                    for name in names
+                    if found.result(options.shapes, name, 16)
+                ],
+            ),
             "## On genuine ViT-B/32 features, not distributed",
             "70 classes of Caltech101, 16 shots, as OpenAI's ViT-B/32 embeds them: one draw, L2-normalised, the mean "
             "of ten views to train on, so views make no difference here. Parameters are what gradient steps can "

@@ -99,11 +99,12 @@ def test_import_leaves_the_old_store_or_the_new(run: Run, home: Path, tmp_path: 
     assert run("import", file, "--name", "toy").code == 0
 
 
-def test_fit_stops_between_two_steps(run: Run, home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", NUMBERS)
+def test_fit_stops_between_two_steps(run: Run, home: Path, tmp_path: Path, number: int) -> None:
     import_npz(synthetic.save(tmp_path / "toy.npz", synthetic.arrays(train=40)), name="toy")
     options = ("fit", "toy", "--alpha-grid", "0.2,0.4", "--shots", "16", "--epochs", "100000")
     slow = "featcache.training:_spread:0.01"
-    check(interrupted(signal.SIGTERM, slow, *options, after=20), signal.SIGTERM)
+    check(interrupted(number, slow, *options, after=20), number)
     assert "no results yet" in run("results").out
 
 
