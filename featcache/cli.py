@@ -437,9 +437,7 @@ def report_command(
 def plot_command(
     kind: Annotated[
         str,
-        typer.Argument(
-            help="alpha, shots, methods, sides, preprocessing, gain, gap, embeddings, confusion, classes, reliability."
-        ),
+        typer.Argument(help=f"{', '.join(completing.PLOTS)}.", autocompletion=completing.plots),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG, SVG or PDF file; several are numbered.")],
     ids: Annotated[

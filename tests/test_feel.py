@@ -92,9 +92,12 @@ def test_completion_knows_stores_methods_data_sets_and_results(run: Run, tmp_pat
 
 
 def test_completion_offers_what_is_there() -> None:
-    from featcache import recipes, selection
+    from featcache import recipes, reporting, selection
+    from featcache.reporting import page
 
     assert set(completing.PROTOCOLS) == set(selection.PROTOCOLS)
+    assert page.kinds() == completing.PLOTS
+    assert set(completing.FORMATS) == set(reporting.FORMATS)
     for name in completing.PRESETS:
         assert recipes.make(name, shots=1, dataset="").preset == name
 

@@ -14,6 +14,11 @@ from featcache.locations import adapters_folder, results_path, stores_folder
 
 _OWN = ("folder:", "csv:", "hf:")
 PROTOCOLS = ("fewshot-val", "train-holdout", "kshot-val", "full-val", "cross-validation", "fixed", "test-oracle")
+PLOTS = (
+    *("alpha", "shots", "methods", "sides", "preprocessing", "gain", "gap", "embeddings", "confusion", "classes"),
+    "reliability",
+)
+FORMATS = ("table", "csv", "json", "markdown", "latex")
 PRESETS = ("coop", "adamw", "paper", "tip-adapter-f", "ape-t", "taskres")
 
 
@@ -49,6 +54,16 @@ def backbones(incomplete: str) -> list[str]:
 def protocols(incomplete: str) -> list[str]:
     """Ways to choose a configuration."""
     return _fitting(PROTOCOLS, incomplete)
+
+
+def plots(incomplete: str) -> list[str]:
+    """Kinds of plots."""
+    return _fitting(PLOTS, incomplete)
+
+
+def formats(incomplete: str) -> list[str]:
+    """How a list of results is written."""
+    return _fitting(FORMATS, incomplete)
 
 
 def presets(incomplete: str) -> list[str]:

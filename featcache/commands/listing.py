@@ -64,7 +64,12 @@ def results(
     limit: Annotated[
         int | None, typer.Option(min=1, help=f"How many to list. Default: the newest {_NEWEST}; all with a filter.")
     ] = None,
-    how: Annotated[str, typer.Option("--format", help="table, csv, json, markdown or latex (booktabs).")] = "table",
+    how: Annotated[
+        str,
+        typer.Option(
+            "--format", help="table, csv, json, markdown or latex (booktabs).", autocompletion=completing.formats
+        ),
+    ] = "table",
     sql: Annotated[str | None, typer.Option(help="Ask the results file itself; only reading is possible.")] = None,
     json: Json = False,
 ) -> None:

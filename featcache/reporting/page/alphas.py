@@ -36,7 +36,7 @@ def panel(gathered: Gathered) -> Panel:
         lead="Test accuracy at every alpha that was tried, which is CLIP-Adapter's residual ratio, one line a number "
         "of shots. A filled mark is an alpha that the protocol chose, larger where more draws chose it; the choice "
         "never saw the test set unless the protocol says so.",
-        views=tuple(_view(members) for members in groups.values()),
+        views=tuple(_view(members) for members in sorted(groups.values(), key=lambda some: -some[0].num_test)),
         blanks=() if groups else (Blank("no result searched alpha alone", "featcache fit --alpha-grid 0:1:0.1"),),
     )
 

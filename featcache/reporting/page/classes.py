@@ -80,7 +80,8 @@ def _confusion(seen: Seen) -> View:
     wrong = counts - np.diag(np.diag(counts))
     most = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:_MOST]
     shown = np.sort(most).tolist()
-    part = "" if len(shown) == len(names) else f", the {len(shown)} most confused of {len(names)} classes"
+    which = "that move most" if len(shown) < len(moved) else "that move"
+    part = "" if len(shown) == len(order) else f": the {len(shown)} {which} of {len(order)}"
     right = told(float(np.trace(counts) / counts.sum()))
     chart = Chart(
         title=f"{seen.one.method}, {seen.one.protocol}: confusions on test{part}",
@@ -126,7 +127,7 @@ def _matrix(counts: measures.Floats, shown: Sequence[int], names: Sequence[str],
         "color": shade,
         "tooltip": tooltip("true", "taken for", "images", "share", "chosen on"),
     }
-    return spec(values, [layer("rect", encoding)], height=18 * len(shown))
+    return spec(values, [layer("rect", encoding)], height=(34 if len(shown) <= 12 else 18) * len(shown))
 
 
 def _confused(seen: Seen) -> Table:
@@ -148,14 +149,19 @@ def _gains(seen: Seen, before: Answers) -> View:
     first, second = class_accuracy(items, [before]), class_accuracy(items, seen.answers)
     images = np.bincount(items.label, minlength=len(items.classes))
     order = [int(at) for at in np.argsort(first - second, kind="stable") if images[at]]
-    shown = order if len(order) <= _MOST else order[: _MOST // 2] + order[-_MOST // 2 :]
+    moved = [at for at in order if first[at] != second[at]] or order
+    shown = moved if len(moved) <= _MOST else moved[: _MOST // 2] + moved[-_MOST // 2 :]
     names = told_apart([items.classes[at] for at in shown])
     changes = {
         at: (str(images[at]), told(float(first[at])), told(float(second[at])), _points(first, second, at))
         for at in order
     }
     losses = sum(1 for at in order if second[at] < first[at])
-    part = "" if len(shown) == len(order) else f": the {len(shown)} that move most of {len(order)}"
+    part = (
+        ""
+        if len(shown) == len(order)
+        else f": the {len(shown)} that move{' most' if len(shown) < len(moved) else ''} of {len(order)}"
+    )
     values: Rows = [
         {
             "class": name,

@@ -30,7 +30,10 @@ class Seen(NamedTuple):
 
 
 def places(gathered: Gathered) -> list[list[Seen]]:
-    """For each store, prompt set and part of the classes: its searches at the most shots, a few methods each."""
+    """For each store, prompt set and part of the classes: its searches at the most shots, a few methods each.
+
+    Places with many test images come first: they show more.
+    """
     groups = grouped(gathered.found, lambda one: (one.store_key, one.text_set, one.classes))
     found = []
     for members in groups.values():
@@ -41,7 +44,7 @@ def places(gathered: Gathered) -> list[list[Seen]]:
         seen = [each for each in seen if each.items.digest == seen[0].items.digest]
         if seen:
             found.append(seen)
-    return found
+    return sorted(found, key=lambda seen: -seen[0].one.num_test)
 
 
 def nothing_kept() -> Blank:
