@@ -80,8 +80,7 @@ def _confusion(seen: Seen) -> View:
     wrong = counts - np.diag(np.diag(counts))
     most = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:_MOST]
     shown = np.sort(most).tolist()
-    which = "that move most" if len(shown) < len(moved) else "that move"
-    part = "" if len(shown) == len(order) else f": the {len(shown)} {which} of {len(order)}"
+    part = "" if len(shown) == len(names) else f", the {len(shown)} most confused of {len(names)} classes"
     right = told(float(np.trace(counts) / counts.sum()))
     chart = Chart(
         title=f"{seen.one.method}, {seen.one.protocol}: confusions on test{part}",
@@ -157,11 +156,8 @@ def _gains(seen: Seen, before: Answers) -> View:
         for at in order
     }
     losses = sum(1 for at in order if second[at] < first[at])
-    part = (
-        ""
-        if len(shown) == len(order)
-        else f": the {len(shown)} that move{' most' if len(shown) < len(moved) else ''} of {len(order)}"
-    )
+    which = "that move most" if len(shown) < len(moved) else "that move"
+    part = "" if len(shown) == len(order) else f": the {len(shown)} {which} of {len(order)}"
     values: Rows = [
         {
             "class": name,
