@@ -71,7 +71,8 @@ def _view(members: Sequence[Found]) -> View:
         references = fitting(sizes, first.model, first.style) if len(sizes) == len(by_data) else []
         if mean:
             charts.insert(0, _chart(f"mean over {len(by_data)} data sets", mean, zero, series, references))
-        notes += [f"Not in the mean, for a data set lacks them: {', '.join(lacking)}."] if lacking else []
+        none = "Not in the mean" if mean else "No mean over data sets is drawn"
+        notes += [f"{none}, for a data set lacks them: {', '.join(lacking)}."] if lacking else []
     words = [first.model, f"{first.style or 'unknown'} preprocessing", f"prompts {first.text_set}"]
     words += [f"{first.classes} classes"] if first.classes != "all" else []
     return View(name=", ".join(words), charts=tuple(charts), notes=tuple(notes), protocol=protocols_words(members))
