@@ -100,8 +100,8 @@ def _bars(ranked: Sequence[Found], names: Sequence[str]) -> Spec:
         }
         for name, one in zip(names, ranked, strict=True)
     ]
-    most = max(percent(_over(one)) for one in ranked)
-    room = {"domainMax": 1.2 * most} if most > 0 else {}  # for the words at a bar's end
+    most = 100 * max(_over(one) for one in ranked)
+    room = {"domainMax": round(1.2 * most, 2)} if most > 0 else {}  # for the words at a bar's end
     y = {"field": "data", "type": "nominal", "sort": list(names), "title": None}
     at = {"x": number("gain", "points over zero-shot CLIP", scale={"zero": True, **room}), "y": y}
     told_fields = tooltip("data", "points", "zero-shot %", "test %", "chosen on")
