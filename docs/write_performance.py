@@ -33,25 +33,28 @@ SECTIONS = {
 }
 WHY = {
     "whole_process": (
-        "Why the next search is short of a fortieth (26 November 2026): of its 6.6 s, 3 are Python importing torch, "
-        "2.2 training (2,400 very small steps), and the rest recording and ending the "
-        "process. The same command took 4.8 to 6.8 s within the hour, as the machine's speed wandered. Where bytecode "
-        "of torch is missing it takes 10 s ([Questions](faq.md))."
+        "The next search hangs on how fast Python imports torch. On a slower machine (26 November 2026) it was 36.5 "
+        "times: of its 6.6 s, 3 were the import, 2.2 training (2,400 very small steps), and the rest recording and "
+        "ending the process. Where bytecode of torch is missing it takes 10 s ([Questions](faq.md))."
     ),
     "alpha_search": (
-        "Why 55 % of the matrix rate is not reached at width 1024 and 100 classes (26 November 2026): a run's weights "
+        "Why 55 % of the matrix rate is hard to reach at width 1024 and 100 classes (profiled on 26 November 2026, on a "
+        "slower machine, where 11 runs came to 45 % and 33 to 47): a run's weights "
         "and momentum are 4.2 MB, and its step passes over 13.6 MB of them (forward 2.1, back through the second "
         "layer 1.0, momentum with the gradient's product 4.2, update 6.3): 136 MB for ten runs, more than the 32 MB "
         "cache holds. The step's products, 0.97 GFLOP, take 6 of its 13 ms at the full rate; the rest is memory. At "
         "1000 classes a step has 2.2 times the products and hardly more to pass over. Stacks small enough to stay in "
         "the cache lose more in calls than they save: a step takes 20 to 26 ms at 5 MB a stack, 18 to 21 at 10, 16 to "
-        "18 at 20, 15 to 21 at 40."
+        "18 at 20, 15 to 21 at 40. Updating run by run, while what the product wrote is still in the cache, changes "
+        "nothing (27 November 2026: momentum and update of ten runs 4.6 to 5.9 ms whole, 4.5 to 6.5 run by run), nor "
+        "do stacks of 4 to 20 MB on that day's machine: 1.0 to 1.3 ms a run and step for 11 runs as for 33. Whether a "
+        "run among 33 is a few per cent slower or faster than among 11 changes from one measurement to the next."
     ),
     "extract": (
-        "Why single views of RN50 are short of the floor by more than 5 % (26 November 2026): the two turns came to "
-        "1.03 and 1.27 on a machine whose matrix rate wandered by a third, so the figure is not settled. What an "
-        "extraction costs once, 0.6 s for the sentences apart: half a second until the first batch is decoded, and "
-        "0.4 s for the plan and the store, of 18 s at 128 images. "
+        "Why single views of RN50 may be short of the floor by more than 5 %: turns came to 0.96 to 1.14 (27 November "
+        "2026) and 1.03 to 1.27 (26 November) on machines whose matrix rate wanders by more than that, so the figure is "
+        "not settled. What an extraction costs once, 0.6 s for the sentences apart: half a second until the first batch "
+        "is decoded, and 0.4 s for the plan and the store, of 18 s at 128 images. "
         "Why the loading stage is short of 3 times with PIL's pixels (26 November 2026): of 13.6 ms of processor an "
         "image in 10 views, 9.3 are PIL's own resize of the ten crops, 1.6 decoding and 0.6 cutting; decode-per-view "
         "takes 32 ms. Pixels that equal PIL's bit for bit leave nothing else to save; `--pixels torch` resizes "
