@@ -38,8 +38,8 @@ WHY = {
         "ending the process. Where bytecode of torch is missing it takes 10 s ([Questions](faq.md))."
     ),
     "alpha_search": (
-        "Why 55 % of the matrix rate is hard to reach at width 1024 and 100 classes (profiled on 26 November 2026, on a "
-        "slower machine, where 11 runs came to 45 % and 33 to 47): a run's weights "
+        "Why 55 % of the matrix rate is hard to reach at width 1024 and 100 classes (profiled on 26 November 2026, on "
+        "a slower machine, where 11 runs came to 45 % and 33 to 47): a run's weights "
         "and momentum are 4.2 MB, and its step passes over 13.6 MB of them (forward 2.1, back through the second "
         "layer 1.0, momentum with the gradient's product 4.2, update 6.3): 136 MB for ten runs, more than the 32 MB "
         "cache holds. The step's products, 0.97 GFLOP, take 6 of its 13 ms at the full rate; the rest is memory. At "
@@ -52,9 +52,9 @@ WHY = {
     ),
     "extract": (
         "Why single views of RN50 may be short of the floor by more than 5 %: turns came to 0.96 to 1.14 (27 November "
-        "2026) and 1.03 to 1.27 (26 November) on machines whose matrix rate wanders by more than that, so the figure is "
-        "not settled. What an extraction costs once, 0.6 s for the sentences apart: half a second until the first batch "
-        "is decoded, and 0.4 s for the plan and the store, of 18 s at 128 images. "
+        "2026) and 1.03 to 1.27 (26 November) on machines whose matrix rate wanders by more than that, so the figure "
+        "is not settled. What an extraction costs once, 0.6 s for the sentences apart: half a second until the first "
+        "batch is decoded, and 0.4 s for the plan and the store, of 18 s at 128 images. "
         "Why the loading stage is short of 3 times with PIL's pixels (26 November 2026): of 13.6 ms of processor an "
         "image in 10 views, 9.3 are PIL's own resize of the ten crops, 1.6 decoding and 0.6 cutting; decode-per-view "
         "takes 32 ms. Pixels that equal PIL's bit for bit leave nothing else to save; `--pixels torch` resizes "
