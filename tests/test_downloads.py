@@ -127,6 +127,7 @@ def test_a_file_in_a_folders_place_is_an_error(web: Site, tmp_path: Path) -> Non
         (DTD[:-20], "cut or damaged"),
         (packed("a.zip", {"else/x": b"x"}), "holds no file below dtd"),
     ],
+    ids=["leaves its folder", "cut", "holds nothing wanted"],  # bytes as names would tell when they were packed
 )
 def test_an_archive_that_fails_leaves_the_folder_as_it_was(
     web: Site, tmp_path: Path, content: bytes, message: str
