@@ -50,7 +50,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from featcache.backbones import Backbone
 from featcache.datasets import FileReader, Manifest
-from featcache.datasets.manifest import Split
+from featcache.datasets.manifest import split_of
 from featcache.extraction import Plan, Request, carry_out, make_plan
 from featcache.extraction.encode import Decoded, Machine, Work, decode
 from featcache.extraction.shards import Shards
@@ -132,7 +132,7 @@ class Case:
 
     def plan(self, pixels: str = Request.pixels) -> Plan:
         """What featcache has to do: one view is a test image's, ten are a training image's."""
-        split = Split(path=self.names, label=np.arange(len(self.names), dtype=np.int64) % 2)
+        split = split_of((name, index % 2) for index, name in enumerate(self.names))
         manifest = Manifest(
             name="made-here",
             classes=("one", "other"),

@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from featcache.backbones import Identity
-from featcache.datasets.manifest import Manifest, SourceInfo, Split, source_info
+from featcache.datasets.manifest import Manifest, SourceInfo, source_info, split_of
 from featcache.store.spec import Tower
 
 DIM = 16
@@ -95,11 +95,9 @@ class MeanColour:
 
 def manifest(rows: int) -> Manifest:
     """A data set of `rows` test images and 20 train images."""
-    paths = tuple(f"{row:09d}.png" for row in range(rows + 20))
-    label = np.arange(rows + 20, dtype=np.int64) % 10
     splits = {
-        "train": Split(path=paths[rows:], label=label[:20]),
-        "test": Split(path=paths[:rows], label=label[:rows]),
+        "train": split_of((f"{row:09d}.png", row % 10) for row in range(rows, rows + 20)),
+        "test": split_of((f"{row:09d}.png", row % 10) for row in range(rows)),
     }
     classes = tuple(f"colour {index}" for index in range(10))
     return Manifest(name="flat", classes=classes, template="{}", splits=splits, source="made here", reader=FlatReader())

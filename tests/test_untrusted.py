@@ -190,7 +190,7 @@ FORGED = {
     "any length": (swap("classes/name", data=["a", "b", "c"], dtype=h5py.string_dtype()), "a fixed length"),
     "another filter": (swap("test/row", data=np.arange(6), scaleoffset=0), "packed in a way"),
     "rows beyond": (swap("test/row", data=np.arange(6) + 1), "must lie in 0 to 5"),
-    "rows twice": (swap("test/row", data=np.zeros(6, dtype=int)), "not one ascending number"),
+    "rows twice": (swap("test/row", data=np.zeros(6, dtype=int)), "do not ascend"),
     "labels beyond": (swap("manifest/test/label", data=np.full(6, 3)), "must lie in 0 to 2"),
     "labels too few": (swap("manifest/test/label", data=np.zeros(1, dtype=int)), "1 labels for 6 images"),
     "flat embeddings": (swap("test/image", data=np.zeros((6, 8), dtype="f2")), "(rows, views, width)"),

@@ -111,7 +111,7 @@ class CoopLayout:
             ) from error
 
     def _split(self, entries: list[Entry]) -> Split:
-        return split_of([((PurePosixPath(self.images) / path).as_posix(), label) for path, label, _ in entries])
+        return split_of(((PurePosixPath(self.images) / path).as_posix(), label) for path, label, _ in entries)
 
 
 def _read_json(file: Path) -> dict[str, list[Any]]:

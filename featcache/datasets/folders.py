@@ -110,7 +110,7 @@ def splits_of(images: dict[str, Images], classes: Sequence[str]) -> dict[str, Sp
     """The splits that have images, each class by class; `classes` gives the class indices."""
     index = {name: position for position, name in enumerate(classes)}
     return {
-        split: split_of([(path, index[name]) for name, paths in by_class.items() for path in paths])
+        split: split_of((path, index[name]) for name, paths in by_class.items() for path in paths)
         for split, by_class in images.items()
         if any(by_class.values())
     }

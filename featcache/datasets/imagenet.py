@@ -8,7 +8,7 @@ its few-shot draws depend on: ours equal CoOp's where that order is by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -138,13 +138,15 @@ def _class_folders(root: Path, where: str) -> list[str]:
 
 def _scan(root: Path, where: str, folders: tuple[str, ...] | list[str]) -> Split:
     """Every image of the class folders, class by class."""
-    items: list[tuple[str, int]] = []
-    for label, folder in enumerate(folders):
-        names = image_names(root / where / folder)
-        if not names:
-            raise DataError(f"a class with no images: {root / where / folder}; add its images or remove the folder")
-        items += [(f"{where}/{folder}/{name}", label) for name in names]
-    return split_of(items)
+
+    def items() -> Iterator[tuple[str, int]]:
+        for label, folder in enumerate(folders):
+            names = image_names(root / where / folder)
+            if not names:
+                raise DataError(f"a class with no images: {root / where / folder}; add its images or remove the folder")
+            yield from ((f"{where}/{folder}/{name}", label) for name in names)
+
+    return split_of(items())
 
 
 def _names(root: Path) -> tuple[dict[str, str], str]:

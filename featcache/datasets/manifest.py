@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from PIL import Image
 from featcache import views
 from featcache.bounded import IMAGE_BYTES, read_bytes
 from featcache.errors import DataError
+from featcache.spilled import BLOCK, Paths, Spill, spans
 
 
 class SourceInfo(NamedTuple):
@@ -144,7 +146,7 @@ def source_info(data: bytes) -> SourceInfo:
 class Split:
     """One split of a data set."""
 
-    path: tuple[str, ...]
+    path: Paths
     """POSIX paths relative to the data set's own folder."""
     label: NDArray[np.int64]
     """(N,) class index of each path."""
@@ -186,16 +188,48 @@ class Manifest:
         It changes if and only if one of them does. The name is in it because two folders of a user's may well hold
         files of the same names.
         """
-        splits = [[name, list(split.path), split.label.tolist()] for name, split in sorted(self.splits.items())]
-        content = [self.name, *splits]
-        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for text in self._as_json():
+            digest.update(text.encode())
+        return digest.hexdigest()
+
+    def _as_json(self) -> Iterator[str]:
+        """[name, [split, [path, ..], [class index, ..]], ..] as JSON without blanks, a piece at a time."""
+        yield f"[{json.dumps(self.name)}"
+        for name, split in sorted(self.splits.items()):
+            yield f",[{json.dumps(name)},["
+            yield from _entries(split.path)
+            yield "],["
+            yield from _entries(split.label)
+            yield "]]"
+        yield "]"
 
 
-def split_of(items: Sequence[tuple[str, int]]) -> Split:
+def split_of(items: Iterable[tuple[str, int]]) -> Split:
     """The split that lists these (path, class index) in this order. Raises DataError for a name that is not Unicode."""
-    for path, _ in items:
-        check_unicode(path)
-    return Split(path=tuple(path for path, _ in items), label=np.array([label for _, label in items], dtype=np.int64))
+    labels = array("q")
+    with Spill(np.int64) as label:
+
+        def paths() -> Iterator[str]:
+            for path, index in items:
+                check_unicode(path)
+                labels.append(index)
+                if len(labels) == BLOCK:
+                    label.add(np.array(labels))
+                    del labels[:]
+                yield path
+
+        path = Paths(paths())
+        label.add(np.array(labels))
+        return Split(path=path, label=label.done())
+
+
+def _entries(values: Sequence[Any] | NDArray[Any]) -> Iterator[str]:
+    """What stands between the brackets of a list in JSON."""
+    for at in spans(len(values)):
+        block = values[at]
+        listed = block.tolist() if isinstance(block, np.ndarray) else list(block)
+        yield ("," if at.start else "") + json.dumps(listed, separators=(",", ":"))[1:-1]
 
 
 def check_unicode(text: str) -> None:

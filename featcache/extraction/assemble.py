@@ -15,6 +15,7 @@ from featcache.extraction.held import without
 from featcache.extraction.parts import Part
 from featcache.extraction.plan import Plan
 from featcache.prompts import TextSet
+from featcache.spilled import spans
 from featcache.store import Block, Contents, SplitContents, Store, write_store
 from featcache.store.reading import BLOCK_ROWS
 from featcache.store.replacing import state_of
@@ -48,7 +49,7 @@ def _split(plan: Plan, split: str, old: Store | None) -> SplitContents:
     manifest = plan.manifest.splits[split]
     parts = [part for part in plan.parts if part.split == split]
     before = {} if old is None or split in plan.request.damage.lists else old.missing(split)
-    others = np.setdiff1d(np.array(list(before), dtype=np.int64), plan.rows[split]).tolist()
+    others = without(np.array(sorted(before), dtype=np.int64), plan.rows[split]).tolist() if before else ()
     missing = {row: before[row] for row in others} | plan.unreadable[split]
     rows = without(plan.rows[split], missing)
     found = _Found(plan, split, rows, old, parts)
@@ -66,7 +67,8 @@ def _split(plan: Plan, split: str, old: Store | None) -> SplitContents:
 
 def _runs(plan: Plan, found: _Found) -> list[Run] | None:
     """The pieces of files that make up a split's embeddings; None where they are to be written whole."""
-    if not len(found.rows) or not (found.old is None or found.old_runs or not len(found.old_positions)):
+    kept = any(len(found.in_store(block)[0]) for block in found.blocks())
+    if not len(found.rows) or (kept and not found.old_runs):
         return None  # nothing to show, or embeddings that lie in the store itself
     names = [adopt(plan.store, part.path) for part in found.parts]
     runs: list[Run] = []
@@ -88,39 +90,31 @@ class _Found:
         self.dtype = plan.spec.dtype
         self.old = old
         self.parts = parts
-        self.old_positions = np.zeros(0, dtype=np.int64)
-        """Of the rows that the store keeps, where they lie in it."""
-        self.old_runs: list[Run] = []
+        self.stored = np.zeros(0, dtype=np.int64) if old is None else old.rows(split)
+        """The rows that the store holds."""
+        self.damaged = plan.request.damage.rows.get(split, ())
+        """Those of them that are not to be trusted."""
+        self.old_runs: list[Run] = [] if old is None else old.runs(split)
         """What the split's embeddings are made of in the store, where they lie beside it."""
-        if old is not None:
-            stored = old.rows(split)
-            sound = np.setdiff1d(stored, plan.request.damage.rows.get(split, ()))
-            self.old_rows = np.intersect1d(rows, sound, assume_unique=True)
-            self.old_positions = np.searchsorted(stored, self.old_rows)
-            self.old_runs = old.runs(split)
 
     def blocks(self) -> Iterator[slice]:
         """The rows, some at a time."""
-        for start in range(0, len(self.rows), BLOCK_ROWS):
-            yield slice(start, min(start + BLOCK_ROWS, len(self.rows)))
+        return spans(len(self.rows), BLOCK_ROWS)
 
     def in_store(self, block: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which of a block's rows the store has, and where they lie in it."""
-        if self.old is None:
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        """Which of a block's rows the store keeps, and where they lie in it."""
         rows = self.rows[block]
-        first, last = np.searchsorted(self.old_rows, [rows[0], rows[-1] + 1])
-        return np.searchsorted(rows, self.old_rows[first:last]), self.old_positions[first:last]
+        first, last = np.searchsorted(self.stored, [rows[0], rows[-1] + 1])
+        kept = np.flatnonzero(np.isin(rows, self.stored[first:last]) & ~np.isin(rows, self.damaged))
+        return kept, first + np.searchsorted(self.stored[first:last], rows[kept])
 
     def in_parts(self, block: slice) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
         """Each part with something of a block: its index, which of its embeddings, and their rows and views there."""
         rows = self.rows[block]
         for index, part in enumerate(self.parts):
-            if not len(part.row) or part.row[-1] < rows[0] or part.row[0] > rows[-1]:
-                continue  # rows of a part ascend
-            inside = np.flatnonzero(np.isin(part.row, rows) & (part.view < self.num_views))
+            inside = part.among(rows, self.num_views)
             if len(inside):
-                yield index, inside, np.searchsorted(rows, part.row[inside]), part.view[inside].astype(np.int64)
+                yield index, inside, np.searchsorted(rows, part.row[inside]), part.view[inside]
 
     def pieces(self, names: list[str]) -> Iterator[Run]:
         """Every embedding as a run of one or more, in order; `names` are the parts' files beside the store."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from featcache.datasets import Manifest
 from featcache.datasets.manifest import Status, Watched, source_info
 from featcache.errors import StoreError
 from featcache.extraction.parts import Part
+from featcache.spilled import Spill, spans, spilled, zeros
 from featcache.store import Store
 from featcache.store.damage import Damage
 from featcache.store.reading import BLOCK_ROWS
@@ -26,6 +27,14 @@ class Missing(NamedTuple):
     row: NDArray[np.int64]
     view: NDArray[np.int64]
 
+    def begins(self) -> Iterator[NDArray[np.int64]]:
+        """Where each image begins among the pairs, block by block."""
+        before = -1
+        for at in spans(len(self.row)):
+            rows = self.row[at]
+            yield at.start + np.flatnonzero(np.diff(rows, prepend=before))
+            before = int(rows[-1])
+
 
 class Held:
     """What is at hand of one split: rows in the store, rows in parts, rows whose image could not be read."""
@@ -35,7 +44,7 @@ class Held:
         """Paths of images that differ from those that were encoded."""
         self._manifest = manifest
         self._split = split
-        self._num_views = np.zeros(len(manifest.splits[split].path), dtype=np.int32)  # in the store, by row
+        self._num_views = zeros(len(manifest.splits[split].path), np.int32)  # in the store, by row
         self._parts: list[Part] = []
         self._unreadable: dict[int, str] = {}
 
@@ -47,19 +56,20 @@ class Held:
         moved = store.provenance.get("place", "") != self._manifest.reader.place
         written = 0 if moved else store.path.stat().st_mtime_ns  # 0: the images are newer, so their bytes are compared
         rows = store.rows(self._split)
-        sound = ~np.isin(rows, damage.rows.get(self._split, ()))
-        found = []
-        for start in range(0, len(rows), BLOCK_ROWS) if isinstance(self._manifest.reader, Watched) else ():
-            positions = start + np.flatnonzero(sound[start : start + BLOCK_ROWS])
-            found.append(self._stale(rows[positions], store.gather(self._split, "source", positions), written))
-        stale = np.concatenate([np.zeros(0, dtype=np.int64), *found])
+        found = [np.zeros(0, dtype=np.int64)]
+        for at in spans(len(rows), BLOCK_ROWS):
+            sound = ~np.isin(rows[at], damage.rows.get(self._split, ()))
+            self._num_views[rows[at][sound]] = store.num_views(self._split)
+            if isinstance(self._manifest.reader, Watched):
+                positions = at.start + np.flatnonzero(sound)
+                found.append(self._stale(rows[positions], store.gather(self._split, "source", positions), written))
+        stale = np.concatenate(found)
         if moved and 2 * len(stale) > len(rows):  # where most are the same, it was moved, and some changed since
             raise StoreError(
                 f"the store {store.name} was made from files of the same names in another folder, and {len(stale)} of "
                 f"{len(rows)} {self._split} images differ, first {self._path(int(stale[0]))}; give the store of these "
                 f"ones a --name of its own, or remove the other with `featcache cache rm {store.name}`"
             )
-        self._num_views[rows[sound]] = store.num_views(self._split)
         self._num_views[stale] = 0
         if self._split not in damage.lists:
             self._add_unreadable(store.missing(self._split), written)
@@ -79,8 +89,8 @@ class Held:
 
     def adds(self, part: Part, rows: NDArray[np.int64], num_views: int) -> bool:
         """Whether a part has something for a store of these rows and views that is not in it yet."""
-        wanted = np.isin(part.row, rows) & (part.view < num_views) & (part.view >= self._num_views[part.row])
-        return bool(wanted.any())
+        inside = part.among(rows, num_views)
+        return bool((part.view[inside] >= self._num_views[part.row[inside]]).any())
 
     def unreadable_among(self, rows: NDArray[np.int64]) -> dict[int, str]:
         """Which of the rows are known to have no readable image, with the reason."""
@@ -94,12 +104,17 @@ class Held:
 
     def missing(self, rows: NDArray[np.int64], num_views: int) -> Missing:
         """The rows' views that are neither in the store nor in a part."""
-        lacking = self._num_views[:, None] <= np.arange(num_views)  # of every image of the data set
-        for part in self._parts:
-            asked = part.view < num_views
-            lacking[part.row[asked], part.view[asked]] = False
-        row, view = np.nonzero(lacking[rows])
-        return Missing(rows[row], view.astype(np.int64))
+        with Spill(np.int64) as missing_row, Spill(np.int64) as missing_view:
+            for at in spans(len(rows), BLOCK_ROWS):
+                wanted = rows[at]
+                lacking = self._num_views[wanted][:, None] <= np.arange(num_views)
+                for part in self._parts:
+                    inside = part.among(wanted, num_views)
+                    lacking[np.searchsorted(wanted, part.row[inside]), part.view[inside]] = False
+                row, view = np.nonzero(lacking)
+                missing_row.add(wanted[row])
+                missing_view.add(view)
+            return Missing(missing_row.done(), missing_view.done())
 
     def _add_unreadable(self, reasons: Mapping[int, str], written_ns: int) -> None:
         """Note images that could not be read, save those that have been touched since: they may be mended."""
@@ -137,5 +152,6 @@ def without(rows: NDArray[np.int64], left_out: Iterable[int]) -> NDArray[np.int6
 
 
 def both(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows of two ascending lists, ascending; the usual case, where they are the same, takes no memory."""
-    return rows if np.array_equal(rows, others) else np.union1d(rows, others)
+    """The rows of two ascending lists, ascending."""
+    same = len(rows) == len(others) and all(np.array_equal(rows[at], others[at]) for at in spans(len(rows)))
+    return rows if same else spilled([np.union1d(rows, others)], np.int64)

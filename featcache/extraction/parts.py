@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import StoreError
+from featcache.spilled import Spill
 from featcache.store.claims import Claims
 from featcache.store.disk import new_hdf5
 from featcache.store.places import parts_folder
@@ -23,6 +25,7 @@ from featcache.store.writing import row_digest
 
 _FORMAT = "featcache-part/3"
 _CHUNK_BYTES = 256 * 1024
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,9 +34,9 @@ class Part:
 
     path: Path
     split: str
-    row: NDArray[np.integer[Any]]
-    """(K,) manifest rows."""
-    view: NDArray[np.integer[Any]]
+    row: NDArray[np.int64]
+    """(K,) manifest rows, ascending."""
+    view: NDArray[np.int64]
     """(K,) view numbers."""
     unreadable: Mapping[int, str]
     """Manifest rows whose image could not be read, with the reason."""
@@ -41,6 +44,16 @@ class Part:
     """When it was written."""
     place: str
     """The reader's `place` of the images it was made from."""
+
+    def among(self, rows: NDArray[np.int64], num_views: int) -> NDArray[np.int64]:
+        """Which of its embeddings are of these rows, which ascend, and of the first views."""
+        if not (len(rows) and len(self.row)):
+            return _NONE
+        begin, end = np.searchsorted(self.row, [rows[0], rows[-1] + 1]).tolist()
+        near = slice(*np.searchsorted(rows, [self.row[0], self.row[-1] + 1]).tolist())
+        same = np.isin(self.row[begin:end], rows[near]) & (self.view[begin:end] < num_views)
+        inside: NDArray[np.int64] = begin + np.flatnonzero(same)
+        return inside
 
     def load(self, name: str) -> NDArray[Any]:
         """One of the part's arrays: image (K, D), crop (K, 5), source (K, 2), digest (K,).
@@ -109,20 +122,29 @@ def _put(file: h5py.File, name: str, values: NDArray[Any]) -> None:
     file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
 
 
-def read_parts(key: str) -> Iterator[Part]:
+def read_parts(key: str) -> list[Part]:
     """Every sound part of a key; a damaged one is removed, since its rows are made anew anyway.
 
     Raises StoreError where the disk does not give one's bytes: it may be sound.
     """
-    for path in sorted(parts_folder(key).glob("*.part")):
-        if path.name.startswith("."):
-            continue
-        part = _read_index(path, key)
-        if part is None:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        else:
-            yield part
+    found: list[Part] = []
+    ends = [0]
+    with Spill(np.int64) as indices:
+        for path in sorted(parts_folder(key).glob("*.part")):
+            if path.name.startswith("."):
+                continue
+            part = _read_index(path, key)
+            if part is None:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                continue
+            for numbers in (part.row, part.view):
+                indices.add(numbers)
+                ends.append(ends[-1] + len(numbers))
+            found.append(replace(part, row=_NONE, view=_NONE))
+        kept = indices.done()
+    lists = [kept[begin:end] for begin, end in pairwise(ends)]
+    return [replace(part, row=row, view=view) for part, row, view in zip(found, lists[::2], lists[1::2], strict=True)]
 
 
 def remove_parts(key: str, parts: tuple[Part, ...]) -> None:
@@ -154,17 +176,12 @@ def _read_index(path: Path, key: str) -> Part | None:
         return Part(
             path=path,
             split=file.attrs["split"],
-            row=_compact(file["row"][:]),
-            view=_compact(file["view"][:]),
+            row=file["row"][:],
+            view=file["view"][:],
             unreadable=dict(zip(file["unreadable/row"][:].tolist(), reasons, strict=True)),
             written_ns=written_ns,
             place=str(file.attrs["place"]),
         )
-
-
-def _compact(values: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
-    """The numbers in 4 bytes each where they fit: the indices of all parts are in memory at once."""
-    return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
 
 
 def _content(path: Path) -> bytes | None:

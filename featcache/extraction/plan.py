@@ -17,6 +17,7 @@ from featcache.extraction.held import MAX_VIEWS, Held, Missing, both, without
 from featcache.extraction.parts import Part, read_parts
 from featcache.fewshot import draw
 from featcache.prompts import DEFAULT, SHIPPED, PromptSet, prompt_set, remade
+from featcache.spilled import ascending
 from featcache.store import Spec, Store
 from featcache.store.damage import NO_DAMAGE, Damage
 from featcache.store.places import key_of, list_stores, store_path
@@ -133,7 +134,7 @@ class Plan:
     @property
     def num_images(self) -> int:
         """Images to decode."""
-        return sum(len(np.unique(part.row)) for part in self.missing.values())
+        return sum(len(begins) for part in self.missing.values() for begins in part.begins())
 
     @property
     def num_embeddings(self) -> int:
@@ -183,7 +184,7 @@ def make_plan(manifest: Manifest, identity: Identity, request: Request) -> Plan:
             f"the store {path.stem} is one file already, so --layout virtual would do nothing; leave it out, or remove "
             f"the store with `featcache cache rm {path.stem}` to extract it anew"
         )
-    there = list(read_parts(spec.key))
+    there = read_parts(spec.key)
     found = [part for part in there if part.place == manifest.reader.place]
     spent = [part for part in found if held[part.split].is_spent(part)]
     parts = [part for part in found if part not in spent]
@@ -273,7 +274,7 @@ def _named(spec: Spec, name: str) -> Path:
 
 def _wanted(manifest: Manifest, request: Request) -> tuple[dict[str, NDArray[np.int64]], tuple[tuple[int, int], ...]]:
     """The union of the draws' rows, all of val and all of test."""
-    rows = {split: np.arange(len(content.path)) for split, content in manifest.splits.items()}
+    rows = {split: ascending(len(content.path)) for split, content in manifest.splits.items()}
     if "train" not in rows:
         return rows, ()
     val = manifest.splits["val"].label if "val" in manifest.splits else None

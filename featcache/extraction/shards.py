@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.datasets import Manifest
 from featcache.extraction.held import Missing
+from featcache.spilled import spans, spilled
 
 SHARD_VIEWS = 2048
 """Embeddings a shard, about: what a crash can lose."""
@@ -39,22 +41,22 @@ class Items(Protocol):
 class Shards:
     """Every image with something missing, in manifest order, cut into shards of about SHARD_VIEWS embeddings.
 
-    Kept as arrays, and items made when asked for: a data set may have a million of them. Whole shards that are done
-    leave the others as they were, so processes that planned at different moments cut them alike.
+    Kept as arrays on disk, and items made when asked for: a data set may have a million of them. Whole shards that are
+    done leave the others as they were, so processes that planned at different moments cut them alike.
     """
 
     def __init__(self, missing: Mapping[str, Missing], manifest: Manifest) -> None:
         self._paths = {split: content.path for split, content in manifest.splits.items()}
         self._missing = {split: part for split, part in missing.items() if len(part.row)}
         # (K + 1,) where each image begins among the split's missing pairs, and where the last one ends
-        self._begin = {
-            split: np.append(np.flatnonzero(np.diff(part.row, prepend=-1)), len(part.row))
+        self._begin: dict[str, NDArray[np.int64]] = {
+            split: spilled(chain(part.begins(), [np.array([len(part.row)])]), np.int64)
             for split, part in self._missing.items()
         }
         self._shard: dict[str, NDArray[np.int64]] = {}  # (K,) the shard of each image
         first = 0
         for split, begin in self._begin.items():
-            self._shard[split] = first + _shards(np.diff(begin))
+            self._shard[split] = spilled(_shards(begin, first), np.int64)
             first = int(self._shard[split][-1]) + 1
         self.count = first
         """How many shards there are."""
@@ -100,13 +102,14 @@ def shard_digest(place: str, split: str, missing: Missing) -> str:
     return hashlib.sha256(b"/".join(lists)).hexdigest()[:32]
 
 
-def _shards(num_views: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(K,) the shard of each image, from 0: a shard is full once it has SHARD_VIEWS embeddings or more."""
-    shards = np.empty(len(num_views), dtype=np.int64)
-    shard = held = 0
-    for index, views in enumerate(num_views.tolist()):
-        if held >= SHARD_VIEWS:
-            shard, held = shard + 1, 0
-        held += views
-        shards[index] = shard
-    return shards
+def _shards(begin: NDArray[np.int64], first: int) -> Iterator[NDArray[np.int64]]:
+    """The shard of each image, from `first`, block by block: a shard is full once it has SHARD_VIEWS embeddings."""
+    shard, held = first, 0
+    for at in spans(len(begin) - 1):
+        shards = np.empty(at.stop - at.start, dtype=np.int64)
+        for index, views in enumerate(np.diff(begin[at.start : at.stop + 1]).tolist()):
+            if held >= SHARD_VIEWS:
+                shard, held = shard + 1, 0
+            held += views
+            shards[index] = shard
+        yield shards

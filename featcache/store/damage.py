@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import StoreError
+from featcache.spilled import BLOCK
 from featcache.store.bounds import array_of
 from featcache.store.reading import Store, open_file
 from featcache.store.writing import content_digest, dataset_names, row_digest
 
 Progress = Callable[[int, int], None]
 """Told how much has just been done, and of how much in all."""
-_STEP = 65536
-"""Numbers or paths read at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +82,7 @@ def _list_problems(store: Store, split: str) -> Iterator[str]:
     """Problems of what a store knows of a split's images besides their embeddings."""
     for name in ("path", "label"):
         try:
-            for values in store.blocks(f"manifest/{split}/{name}", _STEP):
+            for values in store.blocks(f"manifest/{split}/{name}", BLOCK):
                 outside = name == "label" and ((values < 0) | (values >= len(store.classes))).any()
                 if outside:
                     yield f"{split}: labels are outside the {len(store.classes)} classes"
@@ -102,7 +101,7 @@ def _row_number_problems(store: Store, split: str) -> Iterator[str]:
         shapes = [store.length(f"{split}/{name}") for name in ("row", "image", "crop", "source", "digest")]
         if len(set(shapes)) > 1:
             yield f"{split}: its arrays hold unequal numbers of rows"
-        for values in store.blocks(f"{split}/row", _STEP):
+        for values in store.blocks(f"{split}/row", BLOCK):
             if values[0] <= last or values[-1] >= num_images or (np.diff(values) <= 0).any():
                 yield f"{split}: the stored rows are not ascending rows of the manifest"
                 return

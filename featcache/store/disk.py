@@ -15,6 +15,9 @@ import h5py
 
 from featcache.interrupts import deferred
 
+CHUNK_CACHE_BYTES = 512 * 1024
+"""What HDF5 may keep of each open array: two chunks, half of what it takes by itself."""
+
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[h5py.File]:
@@ -22,7 +25,7 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
     disk = _Disk(path)
     with deferred(), closing(disk):  # an exception where HDF5 calls back would crash it
         try:
-            with h5py.File(disk, "w", libver="latest") as file:
+            with h5py.File(disk, "w", libver="latest", rdcc_nbytes=CHUNK_CACHE_BYTES) as file:
                 yield file
         except (OSError, RuntimeError):
             if disk.refusal is None:

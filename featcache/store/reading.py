@@ -33,8 +33,10 @@ from numpy.typing import NDArray
 
 from featcache.errors import StoreError, UnknownNameError
 from featcache.prompts import TextSet
+from featcache.spilled import BLOCK, spilled
 from featcache.store import virtual
 from featcache.store.bounds import HARMLESS, array_of, check_links, check_numbers
+from featcache.store.disk import CHUNK_CACHE_BYTES
 from featcache.store.gate import admit
 from featcache.store.sealing import SEAL, seal_of
 from featcache.store.spec import FORMAT, Spec
@@ -146,12 +148,22 @@ class Store:
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """(N,) the manifest row of each stored row, ascending."""
+        rows = spilled(self._checked_rows(split), np.int64)
         with self._reading():
-            row: NDArray[np.int64] = self._stored(f"{split}/row")[:].astype(np.int64)
-            check_numbers(row, f"the stored rows of {split}", below=self._num_images(split))
-            if (np.diff(row) <= 0).any() or len(row) != self._image(split).shape[0]:
-                raise StoreError(f"the stored rows of {split} are not one ascending number for each embedding")
-        return row
+            if len(rows) != self._image(split).shape[0]:
+                raise StoreError(f"the stored rows of {split} are not one number for each embedding")
+        return rows
+
+    def _checked_rows(self, split: str) -> Iterator[NDArray[np.int64]]:
+        """The stored rows, block by block. Raises StoreError where they are no ascending rows of the manifest."""
+        last = -1
+        for rows in self.blocks(f"{split}/row", BLOCK):
+            with self._reading():
+                check_numbers(rows, f"the stored rows of {split}", below=self._num_images(split))
+                if (np.diff(rows.astype(np.int64), prepend=last) <= 0).any():
+                    raise StoreError(f"the stored rows of {split} do not ascend")
+            yield rows
+            last = int(rows[-1])
 
     def missing(self, split: str) -> dict[int, str]:
         """The manifest rows whose image could not be read, with the reason."""
@@ -294,7 +306,7 @@ def open_file(path: Path) -> h5py.File:
     """The HDF5 file at a path, open for reading. Raises StoreError where there is none."""
     admit(path)
     try:
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES)
     except FileNotFoundError as error:
         raise StoreError(f"there is no store at {path}; `featcache cache ls` lists the stores") from error
     except PermissionError as error:

@@ -20,6 +20,7 @@ from featcache import __version__
 from featcache.errors import ConfigError, DataError
 from featcache.interrupts import check
 from featcache.prompts import TextSet
+from featcache.spilled import spans
 from featcache.store import virtual
 from featcache.store.disk import new_hdf5
 from featcache.store.gate import vouch
@@ -50,7 +51,7 @@ class Block(NamedTuple):
 class SplitContents:
     """One split on its way into a store: its manifest whole, its rows block by block."""
 
-    path: tuple[str, ...]
+    path: Sequence[str]
     label: NDArray[np.int64]
     row: NDArray[np.int64]
     """(N,) ascending manifest rows."""
@@ -155,8 +156,8 @@ def content_digest(file: h5py.File) -> str:
         for key in sorted(stored.parent.attrs):
             digest.update(f"@{key}={canonical_json(_plain(stored.parent.attrs[key]))}\n".encode())
         if name.split("/")[-1] != "image":
-            for start in range(0, stored.shape[0], 65536):
-                digest.update(np.ascontiguousarray(stored[start : start + 65536]).tobytes())
+            for at in spans(stored.shape[0]):
+                digest.update(np.ascontiguousarray(stored[at]).tobytes())
     return digest.hexdigest()
 
 
@@ -208,9 +209,9 @@ def _write_text(group: h5py.Group, text: TextSet) -> None:
 def _write_split(file: h5py.File, name: str, split: SplitContents, contents: Contents) -> None:
     manifest = file.create_group(f"manifest/{name}")
     _put_paths(manifest, split.path)
-    _put(manifest, "label", split.label.astype(np.int32), compress=True)
+    _put(manifest, "label", split.label, "int32", compress=True)
     group = file.create_group(name)
-    _put(group, "row", split.row.astype(np.int64))
+    _put(group, "row", split.row)
     _put(group, "missing/row", np.array(sorted(split.missing), dtype=np.int64))
     _put(group, "missing/reason", _fixed([split.missing[row] for row in sorted(split.missing)]))
     shape = (len(split.row), split.num_views)
@@ -242,25 +243,39 @@ def _empty(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> 
     return group.create_dataset(name, shape=shape, dtype=dtype, chunks=chunk, maxshape=shape, fletcher32=True)
 
 
-def _put(group: h5py.Group, name: str, values: NDArray[Any], *, compress: bool = False) -> None:
-    # An empty array cannot be chunked; it has no bytes to protect either.
-    options: dict[str, Any] = {"fletcher32": True, "chunks": True} if values.size else {}
-    if compress and values.size:
-        options |= {"compression": "gzip", "compression_opts": 4, "shuffle": True}
-    group.create_dataset(name, data=values, **options)
+def _put(
+    group: h5py.Group, name: str, values: NDArray[Any], dtype: str | None = None, *, compress: bool = False
+) -> None:
+    """An array, a block at a time: a list of images may have a million."""
+    blocks = (values[at] for at in spans(len(values)))
+    _put_blocks(group, name, blocks, values.shape, dtype or values.dtype, compress=compress)
 
 
 def _put_paths(group: h5py.Group, paths: Sequence[str]) -> None:
-    """As `_put`, a block at a time: a data set may have a million."""
-    if not paths:
-        _put(group, "path", _fixed(paths))
-        return
-    longest = max(max(len(path.encode()) for path in paths), 1)
-    options = {"fletcher32": True, "chunks": True, "compression": "gzip", "compression_opts": 4, "shuffle": True}
-    stored = group.create_dataset("path", shape=(len(paths),), dtype=h5py.string_dtype("utf-8", longest), **options)
-    for start in range(0, len(paths), 65536):
-        block = [path.encode() for path in paths[start : start + 65536]]
-        stored[start : start + len(block)] = np.array(block, dtype=stored.dtype)
+    longest = max((len(path.encode()) for path in paths), default=1) or 1
+    dtype = h5py.string_dtype("utf-8", longest)
+    blocks = (np.array([path.encode() for path in paths[at]], dtype=dtype) for at in spans(len(paths)))
+    _put_blocks(group, "path", blocks, (len(paths),), dtype, compress=True)
+
+
+def _put_blocks(
+    group: h5py.Group,
+    name: str,
+    blocks: Iterable[NDArray[Any]],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any] | str,
+    *,
+    compress: bool,
+) -> None:
+    # An empty array cannot be chunked; it has no bytes to protect either.
+    options: dict[str, Any] = {} if 0 in shape else {"fletcher32": True, "chunks": True}
+    if compress and options:
+        options |= {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+    stored = group.create_dataset(name, shape=shape, dtype=dtype, **options)
+    done = 0
+    for block in blocks:
+        stored[done : done + len(block)] = block
+        done += len(block)
 
 
 def _fixed(strings: Iterable[str]) -> NDArray[np.bytes_]:
