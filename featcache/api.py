@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache import grids, registry, results, shelf
-from featcache.commands import extracting, fit_options
+from featcache import fit_options, grids, registry, results, shelf
 from featcache.errors import UnknownNameError
-from featcache.extraction import Request, carry_out
+from featcache.extraction import Request, asked, carry_out
 from featcache.fitted import FitResults
 from featcache.heads import keeping
 from featcache.heads.files import load_module
@@ -70,7 +69,7 @@ def extract(
     spawning, call it under `if __name__ == "__main__"`. Raises InputError's kin.
     """
     named = os.environ.get("FEATCACHE_DATA") if data is None else data
-    source = extracting.Source(
+    source = asked.Source(
         dataset=dataset,
         backbone=backbone,
         data=Path(named) if named else None,
@@ -92,18 +91,16 @@ def extract(
         name=name,
         skip_unreadable=skip_unreadable,
     )
-    plan = extracting.plan_of(source, request)
+    plan = asked.plan_of(source, request)
     if not plan.complete:
-        machine = extracting.machine_of(
-            extracting.MachineOptions(device=device, workers=workers, batch_size=batch_size)
-        )
-        encoder = extracting.backbone_of(source)
-        extracting.gate(plan, encoder, machine, allow_drift=False)
+        machine = asked.machine_of(asked.MachineOptions(device=device, workers=workers, batch_size=batch_size))
+        encoder = asked.backbone_of(source)
+        asked.gate(plan, encoder, machine, allow_drift=False)
         carry_out(
             plan,
             encoder,
             machine,
-            provenance={"command": extracting.command_of(source, request)},
+            provenance={"command": asked.command_of(source, request)},
             progress=lambda embeddings: progress(embeddings, plan.num_missing),
         )
     return FeatureStore(plan.store)

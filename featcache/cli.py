@@ -175,6 +175,7 @@ def extract_command(
     """Encode a data set's images and prompts once, into a store."""
     from featcache.commands import extracting
     from featcache.extraction import Request
+    from featcache.extraction.asked import MachineOptions, Source
 
     if on_bad_image not in ("fail", "skip"):
         raise ConfigError(f"--on-bad-image {on_bad_image} is not known; use fail or skip")
@@ -193,7 +194,7 @@ def extract_command(
         skip_unreadable=on_bad_image == "skip",
     )
     sources = [
-        extracting.Source(
+        Source(
             dataset=one_dataset,
             backbone=one_backbone,
             data=data,
@@ -206,7 +207,7 @@ def extract_command(
         for one_backbone in typed.words(backbone, "--backbone")
         for one_dataset in typed.datasets(dataset)
     ]
-    machine = extracting.MachineOptions(
+    machine = MachineOptions(
         device=device, workers=workers, batch_size=batch_size, engine=engine, allow_drift=allow_drift
     )
     extracting.extract(sources, request, machine, only_plan=plan)
@@ -299,7 +300,8 @@ def fit_command(
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Fit an adapter at every alpha on every draw at once, choose alpha honestly, then test."""
-    from featcache.commands import fit_options, fitting
+    from featcache import fit_options
+    from featcache.commands import fitting
     from featcache.commands.stores import every_store, stores_named
 
     use(adapters_dir)
@@ -373,7 +375,7 @@ def run_command(
 ) -> None:
     """Carry out a whole plan of extractions and fits; done parts are not done again."""
     from featcache.commands import plan_file
-    from featcache.commands.extracting import MachineOptions
+    from featcache.extraction.asked import MachineOptions
 
     use(adapters_dir)
     machine = MachineOptions(device=device, workers=workers, batch_size=batch_size, engine=engine)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from featcache import recipes, registry
-from featcache.commands.fit_options import grid_of
+from featcache.fit_options import grid_of
 from featcache.heads import keeping
 from featcache.loading import load_rows
 from featcache.preparing import Settings

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from featcache import registry
-from featcache.commands.fit_options import grid_of
 from featcache.errors import ConfigError
+from featcache.fit_options import grid_of
 from featcache.fits import expand
 from featcache.ops import cosine_logits
 from featcache.task import Method, Params, Task

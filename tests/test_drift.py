@@ -12,9 +12,9 @@ from PIL import ExifTags, Image
 
 from featcache import datasets
 from featcache.backbones import Backbone
-from featcache.commands.extracting import gate
 from featcache.errors import ConfigError, DataError
 from featcache.extraction import Plan, Request, carry_out, drift, make_plan
+from featcache.extraction.asked import gate
 from featcache.extraction.encode import Machine
 from featcache.extraction.on_device import Laid, drawn, laid
 from featcache.store import Store

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from featcache import fewshot, fits, grids, recipes, registry
-from featcache.commands.fit_options import grid_of
 from featcache.errors import ConfigError, UnknownNameError
+from featcache.fit_options import grid_of
 from featcache.importing import import_npz
 from featcache.loading import present
 from featcache.ops import cosine_logits, normalise

@@ -34,7 +34,8 @@ FITS = (
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results file with the six."""
-    from featcache.commands import fit_options, fitting
+    from featcache import fit_options
+    from featcache.commands import fitting
     from featcache.commands.stores import stores_named
     from featcache.importing import import_npz
 

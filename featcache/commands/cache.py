@@ -132,7 +132,7 @@ def repair(
 ) -> None:
     """Make damaged rows, and those of changed images, anew from the images; the others stay."""
     from featcache.commands import repairing
-    from featcache.commands.extracting import MachineOptions
+    from featcache.extraction.asked import MachineOptions
     from featcache.store.places import resolve
 
     options = MachineOptions(device=device, workers=workers, batch_size=batch_size)

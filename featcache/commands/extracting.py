@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from featcache import console
 from featcache.backbones import Backbone
 from featcache.commands.running import each, stoppable
-from featcache.datasets import CATALOGUE, Manifest, load
+from featcache.datasets import CATALOGUE
 from featcache.datasets.inventory import differences
 from featcache.engines import Engine, engine_named
 from featcache.errors import ConfigError
-from featcache.extraction import Plan, Request, carry_out, make_plan, remove_spent
+from featcache.extraction import Plan, Request, carry_out, remove_spent
+from featcache.extraction.asked import MachineOptions, Source, backbone_of, command_of, gate, machine_of, plan_of
 from featcache.store import Store
 
 if TYPE_CHECKING:
     from featcache.extraction.drift import Drift
-    from featcache.extraction.encode import Machine
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What to extract: a data set and a backbone."""
-
-    dataset: str
-    backbone: str
-    data: Path | None = None
-    weights: str | None = None
-    precision: str = "fp32"
-    template: str | None = None
-    classnames: Path | None = None
-
-    def manifest(self) -> Manifest:
-        """The data set's list of images."""
-        return load(self.dataset, data=self.data, template=self.template, classnames=self.classnames)
-
-    @property
-    def command(self) -> str:
-        """The command that extends the store, without the folder of the data, which is the machine's own."""
-        words = ["featcache", "extract", "--dataset", self.dataset, "--backbone", self.backbone]
-        words += ["--weights", self.weights] if self.weights else []
-        words += ["--precision", self.precision] if self.precision != "fp32" else []
-        words += ["--template", self.template] if self.template else []
-        words += ["--classnames", str(self.classnames)] if self.classnames else []
-        return shlex.join(words)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineOptions:
-    """Where to encode."""
-
-    device: str = "auto"
-    workers: int | None = None
-    batch_size: int = 64
-    engine: str = "here"
-    """Who encodes: one of `engines.ENGINES`."""
-    allow_drift: bool = False
-    """Take pixels whose embeddings drift beyond `drift.BOUND`."""
 
 
 def extract(sources: Sequence[Source], request: Request, options: MachineOptions, *, only_plan: bool) -> None:
@@ -84,21 +41,6 @@ def extract(sources: Sequence[Source], request: Request, options: MachineOptions
     fresh = [plan for _, plan in plans if "train" in plan.rows and not plan.complete]
     if fresh:
         console.say("next: featcache fit --alpha-grid 0:1:0.1" + (" --all" if len(fresh) > 1 else ""))
-
-
-def plan_of(source: Source, request: Request) -> Plan:
-    """What there is to do for one data set and backbone."""
-    return make_plan(source.manifest(), backbone_of(source).identity, request)
-
-
-@lru_cache(maxsize=2)  # a model is big, and data sets take turns with it
-def _backbone(name: str, weights: str | None, precision: str) -> Backbone:
-    return Backbone(name, weights, precision)
-
-
-def backbone_of(source: Source) -> Backbone:
-    """The source's backbone, the same object for the same one."""
-    return _backbone(source.backbone, source.weights, source.precision)
 
 
 def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Engine) -> None:
@@ -149,24 +91,6 @@ def _provenance(source: Source, plan: Plan, options: MachineOptions, drift: Drif
     return {"command": command, **({"drift": asdict(drift)} if drift else {})}
 
 
-def gate(plan: Plan, backbone: Backbone, machine: Machine, *, allow_drift: bool) -> Drift | None:
-    """The measured drift of pixels that are not PIL's; raises ConfigError beyond the bound unless it is allowed."""
-    from featcache.extraction import drift
-
-    found = drift.measured(plan, backbone, machine)
-    if found and not allow_drift:
-        found.check()
-    return found
-
-
-def machine_of(options: MachineOptions, engine: Engine | None = None) -> Machine:
-    """The options made fast, for shards that an engine encodes; this process's own without one."""
-    from featcache.extraction.encode import Machine
-
-    device, workers = (engine or engine_named(options.engine)).place(options.device, options.workers)
-    return Machine(device=device, batch_size=options.batch_size, workers=workers)
-
-
 def show_plan(plan: Plan, backbone: Backbone) -> None:
     """What there is to do, on stdout."""
     weights = " with RANDOM weights" if plan.spec.tower.untrained else ""
@@ -201,17 +125,6 @@ def show_plan(plan: Plan, backbone: Backbone) -> None:
         console.warn(f"{path} has changed since it was encoded and is encoded anew")
     _show_differences(plan)
     _show_short_classes(plan)
-
-
-def command_of(source: Source, request: Request) -> str:
-    """What extends the store: all options that decide its key or its name."""
-    words = [source.command, "--style", request.style]
-    if request.crop_scale != Request().crop_scale:
-        words += ["--crop-scale", ":".join(f"{end:g}" for end in request.crop_scale)]
-    words += ["--pixels", request.pixels] if request.pixels != "pil" else []
-    words += ["--dtype", request.dtype] if request.dtype != "auto" else []
-    words += ["--name", request.name] if request.name else []
-    return " ".join(words)
 
 
 def _show_differences(plan: Plan) -> None:

@@ -27,13 +27,15 @@ from featcache import console, reporting
 from featcache import results as records
 from featcache.bounded import read_text
 from featcache.commands import MAX_INT
-from featcache.commands.extracting import MachineOptions, Source, extract_one, plan_of
-from featcache.commands.fit_options import FitOptions, Job, check_effect
-from featcache.commands.fitting import fit_one, identify, jobs_of
+from featcache.commands.extracting import extract_one
+from featcache.commands.fitting import fit_one, jobs_of
 from featcache.commands.running import attempt, tell_failed
 from featcache.engines import engine_named
 from featcache.errors import ConfigError, FeatcacheError, InputError
 from featcache.extraction import Plan, Request
+from featcache.extraction.asked import MachineOptions, Source, plan_of
+from featcache.fit_options import FitOptions, Job, check_effect
+from featcache.jobs import identify
 from featcache.store import Store
 from featcache.store.places import results_path
 

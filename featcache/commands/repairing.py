@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache import console
-from featcache.commands.extracting import MachineOptions, Source, backbone_of, machine_of
 from featcache.commands.running import stoppable
 from featcache.datasets import Manifest
 from featcache.datasets.manifest import source_info
 from featcache.engines import engine_named
 from featcache.errors import DataError, InputError, StoreError
 from featcache.extraction import Request, carry_out, make_plan
+from featcache.extraction.asked import MachineOptions, Source, backbone_of, machine_of
 from featcache.store import Store
 from featcache.store.damage import NO_DAMAGE, Damage, find_damage
 from featcache.store.reading import BLOCK_ROWS, open_file

@@ -19,8 +19,8 @@ from featcache.store.elsewhere import local_copy, origin_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featcache.commands.fit_options import FitOptions, Job
     from featcache.fewshot import Draw
+    from featcache.fit_options import FitOptions, Job
     from featcache.outcome import Outcome
     from featcache.text_sources import Learnt
 
@@ -108,7 +108,7 @@ class _Clerk:
 
 def _search(search: Search, origin: str | None, folders: Sequence[Path], clerk: Any) -> _Made:
     """On a worker: one search."""
-    from featcache.commands.fitting import searched
+    from featcache.jobs import searched
 
     job, result = search.job, None
 
