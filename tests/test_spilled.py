@@ -18,7 +18,7 @@ from featcache import spilled
 from featcache.datasets import FileReader, Manifest
 from featcache.datasets.manifest import Split, split_of
 from featcache.errors import DataError
-from featcache.extraction.held import Held
+from featcache.extraction.held import Held, Missing
 from featcache.extraction.shards import Shards
 from featcache.spilled import BLOCK, Paths, Spill
 
@@ -77,6 +77,12 @@ def test_a_manifests_digest_is_that_of_its_json(count: int) -> None:
     content = ["own", *([name, list(split.path), split.label.tolist()] for name, split in sorted(splits.items()))]
     expected = sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
     assert manifest(splits).digest == expected
+
+
+def test_an_images_views_stay_together_where_a_block_ends() -> None:
+    views = 3  # which do not fill a block evenly
+    missing = Missing(np.repeat(np.arange(BLOCK), views), np.tile(np.arange(views), BLOCK))
+    np.testing.assert_array_equal(np.concatenate(list(missing.begins())), views * np.arange(BLOCK))
 
 
 def test_a_disk_without_room_is_named() -> None:
