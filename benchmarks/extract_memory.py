@@ -8,8 +8,8 @@ measured. Two decoding processes. The memory told is anonymous memory, sampled f
 taken for itself, without the pages of files, which the system takes back as it likes.
 
 `list` is what the process holds once the plan is made and nothing is encoded; the lists themselves lie on disk. `above
-it` is how much more it takes at its peak. There are 20 training images: drawing shots, which holds the numbers of all of
-them for a moment, is not measured here.
+it` is how much more it takes at its peak. There are 20 training images: drawing shots, which holds the numbers of all
+of them for a moment, is not measured here.
 """
 
 from __future__ import annotations
