@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ConfigError, DataError
+from featcache.spilled import spans
 
 MAX_VAL_SHOTS: Final = 4  # CoOp never validates on more images a class
 
@@ -64,22 +65,26 @@ def draw(
     """
     _check(shots, shot_seed)
     generator = random.Random(shot_seed)  # the stream of CoOp's random.seed(shot_seed)
-    rows_by_class = _rows_by_class(train_label, "train")
-    train = _sample(generator, rows_by_class, shots)
+    counts = _counts(train_label, "train")
+    train = {label: _sample(generator, count, shots) for label, count in counts.items()}
+    val_shots = min(shots, max_val_shots)
     if val_label is not None and len(val_label):
-        val_split, pool = "val", _rows_by_class(val_label, "val")
+        val_split, val_from, val_counts = "val", val_label, _counts(val_label, "val")
+        val = {label: _sample(generator, count, val_shots) for label, count in val_counts.items()}
     else:
-        drawn = set(train)
-        val_split = "train"
-        pool = {label: [row for row in rows if row not in drawn] for label, rows in rows_by_class.items()}
-    val = _sample(generator, pool, min(shots, max_val_shots))
+        val_split, val_from, val_counts = "train", train_label, counts
+        val = {
+            label: _undrawn(_sample(generator, count - len(train[label]), val_shots), train[label])
+            for label, count in counts.items()
+        }
+    val_rows = _rows(val_from, val_counts, val)
     return Draw(
         shots=shots,
         shot_seed=shot_seed,
-        train=np.array(train, dtype=np.int64),
-        val=np.array(val, dtype=np.int64),
-        val_split=val_split if val else "",
-        short_classes=tuple(sorted((label, len(rows)) for label, rows in rows_by_class.items() if len(rows) < shots)),
+        train=_rows(train_label, counts, train),
+        val=val_rows,
+        val_split=val_split if val_rows.size else "",
+        short_classes=tuple(sorted((label, count) for label, count in counts.items() if count < shots)),
     )
 
 
@@ -106,21 +111,54 @@ def _check(shots: int, shot_seed: int) -> None:
         raise ConfigError(f"shot seed = {shot_seed}: seeds are 0 or above")
 
 
-def _rows_by_class(label: NDArray[np.integer[Any]], split: str) -> dict[int, list[int]]:
-    """Rows of each class, classes in order of first appearance."""
+def _counts(label: NDArray[np.integer[Any]], split: str) -> dict[int, int]:
+    """How many images each class has, classes in order of first appearance."""
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise DataError(
             f"a draw needs the {split} labels as one row of integers; found {label.dtype} of shape {label.shape}"
         )
-    rows: dict[int, list[int]] = {}
-    for row, index in enumerate(label.tolist()):
-        rows.setdefault(index, []).append(row)
+    counts: dict[int, int] = {}
+    for at in spans(len(label)):
+        classes, first, count = np.unique(label[at], return_index=True, return_counts=True)
+        for index in np.argsort(first).tolist():
+            name = int(classes[index])
+            counts[name] = counts.get(name, 0) + int(count[index])
+    return counts
+
+
+def _sample(generator: random.Random, count: int, shots: int) -> list[int]:
+    """`shots` of a class's `count` images, by their place among them: what is drawn hangs on the count alone.
+
+    A class with fewer gives all, in order, and leaves the generator as it was.
+    """
+    return generator.sample(range(count), shots) if count >= shots else list(range(count))
+
+
+def _undrawn(places: list[int], drawn: list[int]) -> list[int]:
+    """Places among the images of a class that were not drawn, as places among all of its images."""
+    for taken in sorted(drawn):
+        places = [place + (place >= taken) for place in places]
+    return places
+
+
+def _rows(label: NDArray[np.integer[Any]], counts: dict[int, int], places: dict[int, list[int]]) -> NDArray[np.int64]:
+    """The rows of each class's images at these places, class after class, a block of labels at a time."""
+    classes = np.sort(np.array(list(counts), dtype=np.int64))
+    first = dict(zip(classes.tolist(), np.cumsum([0, *(counts[index] for index in classes.tolist())]), strict=False))
+    # Images are numbered as if they lay class by class.
+    number = np.array([first[index] + place for index, those in places.items() for place in those], dtype=np.int64)
+    order = np.argsort(number)
+    ascending = number[order]
+    rows = np.zeros(len(number), dtype=np.int64)
+    upcoming = np.array(list(first.values()), dtype=np.int64)  # of each class, its next image's number
+    for at in spans(len(label) if len(number) else 0):
+        code = np.searchsorted(classes, label[at])
+        by_class = np.argsort(code, kind="stable")
+        count = np.bincount(code, minlength=len(classes))
+        numbered = np.repeat(upcoming - (np.cumsum(count) - count), count) + np.arange(len(code))
+        upcoming += count
+        found = np.searchsorted(ascending, numbered)
+        found[found == len(ascending)] = 0
+        hit = ascending[found] == numbered
+        rows[order[found[hit]]] = at.start + by_class[hit]
     return rows
-
-
-def _sample(generator: random.Random, rows_by_class: dict[int, list[int]], shots: int) -> list[int]:
-    """`shots` rows of each class. A class with fewer gives all, in order, and leaves the generator as it was."""
-    chosen: list[int] = []
-    for rows in rows_by_class.values():
-        chosen += generator.sample(rows, shots) if len(rows) >= shots else rows
-    return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from featcache.errors import ConfigError, DataError
 from featcache.fewshot import draw
+from featcache.spilled import BLOCK
 
 SPLIT_FILES = {
     "caltech101": ("caltech-101", "Caltech101"),
@@ -106,6 +108,37 @@ def test_pure_function(train: np.ndarray, shots: int, seed: int) -> None:
     np.testing.assert_array_equal(train, before)
 
 
+@pytest.mark.parametrize("with_val", [True, False])
+def test_labels_of_many_blocks_give_what_plain_lists_give(with_val: bool) -> None:
+    generator = np.random.default_rng(0)
+    train = generator.choice([7, -2, 300, 5], p=[0.5, 0.4, 0.0999, 0.0001], size=3 * BLOCK + 5)
+    val = generator.integers(0, 9, BLOCK + 1)
+    rows = _rows_by_class(train)
+    coop = random.Random(3)
+    drawn = {index: coop.sample(of, 16) if len(of) >= 16 else of for index, of in rows.items()}
+    pool = _rows_by_class(val) if with_val else {c: [row for row in rows[c] if row not in drawn[c]] for c in rows}
+    held_out = [row for of in pool.values() for row in (coop.sample(of, 4) if len(of) >= 4 else of)]
+    ours = draw(train, val if with_val else None, shots=16, shot_seed=3)
+    assert ours.train.tolist() == [row for of in drawn.values() for row in of]
+    assert ours.val.tolist() == held_out
+    assert ours.short_classes == tuple((index, len(of)) for index, of in sorted(rows.items()) if len(of) < 16)
+    assert ours.short_classes  # one class is rare
+
+
+def test_memory_of_a_draw_does_not_grow_with_the_images() -> None:
+    def peak(blocks: int) -> int:
+        label = np.arange(blocks * BLOCK) % 10
+        tracemalloc.start()
+        try:
+            draw(label, None, shots=16, shot_seed=1)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)  # what is imported and cached the first time
+    assert peak(40) < 1.1 * peak(4)
+
+
 def test_digest_is_golden() -> None:
     ours = draw(np.arange(40) % 4, np.arange(20) % 4, shots=4, shot_seed=2)
     assert ours.digest == "08525436b6b09f77e7dc8d479f3acb3e5a79bca2252d824793928b84a6d706d7"
@@ -128,3 +161,11 @@ def _check_sample(label: np.ndarray, rows: np.ndarray, shots: int) -> None:
     assert len(set(rows.tolist())) == len(rows)
     expected = {index: min(shots, count) for index, count in Counter(label.tolist()).items()}
     assert Counter(label[rows].tolist()) == expected
+
+
+def _rows_by_class(label: np.ndarray) -> dict[int, list[int]]:
+    """Rows of each class, classes in order of first appearance: as CoOp groups them."""
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(label.tolist()):
+        rows.setdefault(index, []).append(row)
+    return rows
