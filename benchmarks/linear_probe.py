@@ -12,14 +12,14 @@ accuracy has two readings, and both ratios are printed:
   draws within 0.3 point of what the minimum gives. This is what a user of the search sees.
 
 A side's time is its shortest median among the tolerances (scikit-learn: also precisions and threads) that are equal.
-All take turns, `--repeats` times in one process, some ten minutes on 2 cores (`--cores 1`: two). Without --features:
+All take turns, `--repeats` times in one process, some eight minutes on 2 cores (`--cores 1`: two). Without --features:
 synthetic embeddings of the same shape. A short run leaves out the tolerances between the ends and scikit-learn's second
 thread, which makes it slower. The target is 3x, in both readings.
 
-Measured on 2 cores of an Intel Xeon, nothing else running, 2 repeats of `--cores 1 --tolerances 1e-4 1e-6 1e-7` (26
-November 2026, results/linear_probe.json): every strength 11 times as fast (0.43 s against 4.8 s; 7 times at our default
-tolerance), chosen strength 7.6 times (0.23 s against 1.7 s, 1.4 s at its best; there scikit-learn's early stop does no
-harm, and our default, 0.68 s, is 2.5 times as fast). Two threads for scikit-learn: 7.2 s for 1.9 s at 1e-4.
+Measured on 2 cores of an Intel Xeon, nothing else running, 3 repeats (30 November 2026, results/linear_probe.json): every
+strength 16 times as fast (0.25 s against 3.9 s; 11 times at our default tolerance), chosen strength 6.4 times (0.18 s
+against 1.1 s; there scikit-learn's early stop does no harm, and our default, 0.36 s, is 3.1 times as fast). Two threads
+for scikit-learn: 5.8 s for 1.1 s at 1e-4.
 """
 
 from __future__ import annotations
