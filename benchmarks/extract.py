@@ -4,7 +4,8 @@
 
 Images a second of `featcache extract`'s work, plan and store included, beside
 
-    bare forward          passes over ready tensors of the same batch, channels last, and nothing else
+    bare forward          passes over ready tensors of the same batch, channels last, freed memory kept on a CPU as
+                          featcache keeps it, and nothing else
     decode per view       a DataLoader whose every item opens, decodes and crops an image for one view; a list
     CLIP_benchmark-style  a DataLoader over the images, one view, autocast off, features to a list, then torch.save
 
@@ -54,6 +55,7 @@ from featcache.datasets.manifest import split_of
 from featcache.extraction import Plan, Request, carry_out, make_plan
 from featcache.extraction.encode import Decoded, Machine, Work, decode
 from featcache.extraction.shards import Shards
+from featcache.kept_memory import kept_memory
 from featcache.store import Store
 
 BATCH = 64
@@ -231,7 +233,7 @@ def bare(case: Case) -> int:
     batches = min(BARE_BATCHES, -(-case.num_embeddings // BATCH))
     size = case.backbone.identity.size
     pixels = torch.zeros(BATCH, size, size, 3, device=case.device).uniform_(-1, 1).permute(0, 3, 1, 2)
-    with torch.inference_mode():
+    with torch.inference_mode(), kept_memory(case.device):
         for _ in range(batches):
             model.encode_image(pixels)
     return batches * BATCH

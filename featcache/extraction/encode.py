@@ -24,6 +24,7 @@ from featcache.extraction.on_device import TOGETHER, Laid, drawn, laid
 from featcache.extraction.parts import PartContents
 from featcache.extraction.plan import Plan
 from featcache.extraction.shards import Item, Items
+from featcache.kept_memory import kept_memory
 from featcache.store.writing import check_resolution, to_stored
 from featcache.views import Transform, view
 
@@ -95,14 +96,15 @@ def encode(
     Raises DataError for an unreadable image.
     """
     encoder = _Encoder(work, backbone, machine, progress)
-    for decoded in pixels_of(work, items, order, machine):
-        if decoded.error and not work.skip_unreadable:
-            raise DataError(f"{decoded.error}; mend or replace it, or leave such images out: --on-bad-image skip")
-        if encoder.shard not in (None, decoded.item.shard):
+    with kept_memory(machine.device):
+        for decoded in pixels_of(work, items, order, machine):
+            if decoded.error and not work.skip_unreadable:
+                raise DataError(f"{decoded.error}; mend or replace it, or leave such images out: --on-bad-image skip")
+            if encoder.shard not in (None, decoded.item.shard):
+                yield encoder.finish()
+            encoder.add(decoded)
+        if encoder.shard is not None:
             yield encoder.finish()
-        encoder.add(decoded)
-    if encoder.shard is not None:
-        yield encoder.finish()
 
 
 class _Encoder:

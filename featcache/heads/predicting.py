@@ -21,6 +21,7 @@ from featcache.errors import ConfigError, DataError, InputError
 from featcache.extraction.batches import BatchEncoder
 from featcache.heads.head import Encoder
 from featcache.heads.module import HeadModule
+from featcache.kept_memory import kept_memory
 from featcache.ops import normalise
 
 BATCH = 64
@@ -79,13 +80,14 @@ class Predictor:
         """What is said of each image, in order; one that does not decode has its error in its place."""
         waiting: list[tuple[Source, NDArray[np.uint8] | DataError]] = []
         ready = 0
-        for item in self._pixels(images):
-            waiting.append(item)
-            ready += not isinstance(item[1], DataError)
-            if ready == self._encode.batch_size:
-                yield from self._say(waiting, top)
-                waiting, ready = [], 0
-        yield from self._say(waiting, top)
+        with kept_memory(self.device):
+            for item in self._pixels(images):
+                waiting.append(item)
+                ready += not isinstance(item[1], DataError)
+                if ready == self._encode.batch_size:
+                    yield from self._say(waiting, top)
+                    waiting, ready = [], 0
+            yield from self._say(waiting, top)
 
     def embed(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
         """(b, D) embeddings of at most a batch of views, rounded as a store rounds them."""
