@@ -17,10 +17,10 @@ All strengths are solved in one stack by L-BFGS, draws side by side on the cores
 bias takes the mean up, so the minimum is the same) and turned to their principal axes. There the Hessian is nearly
 diagonal: the rows' spread along an axis times the sum of p (1 - p) over rows, plus the penalty. So one decomposition a
 draw serves every strength: dividing by that diagonal is nearly a Newton step, and L-BFGS mends the rest. A line search
-costs no product (logits are linear along the line). A weak penalty is reached by the rungs 1, 100, 1e4, .. below it,
-and a fit starts as far beyond the last rung as that lies beyond the one before: where classes can be separated, weights
-grow with the logarithm of c. The rungs do not hang on the grid, so a run has the same path alone and among others;
-those the grid asks for anyway come free.
+costs no product (logits are linear along the line). A weak penalty is reached by the rungs 1, 100, 1e4, .. below it:
+a fit starts from the last rung's solution, and its first step goes on along the line from the one before, for where
+classes can be separated weights grow with the logarithm of c. The rungs do not hang on the grid, so a run has the same
+path alone and among others; those the grid asks for anyway come free.
 """
 
 from __future__ import annotations
@@ -109,16 +109,17 @@ class LinearProbe:
         paths = {node: _path(node) for node in wanted}
         solved: dict[_Node, Tensor] = {}
 
-        def start_of(below: list[_Node]) -> Tensor:
-            before, last = [design.zero, design.zero, *(solved[node] for node in below[-2:])][-2:]
-            return 2 * last - before
+        def below(node: _Node, rungs: int) -> Tensor:
+            path = paths_to[node]
+            return solved[path[-rungs]] if len(path) >= rungs else design.zero
 
         for stage in range(max(len(path) for path in paths.values())):
-            below = {path[stage]: path[:stage] for path in paths.values() if stage < len(path)}
-            for low in range(0, len(below), design.runs_at_once):
-                nodes = list(below)[low : low + design.runs_at_once]
-                start = torch.stack([start_of(below[node]) for node in nodes])
-                solved.update(zip(nodes, _minimise(design.for_runs(nodes), start, self.max_iterations), strict=True))
+            paths_to = {path[stage]: path[:stage] for path in paths.values() if stage < len(path)}
+            for low in range(0, len(paths_to), design.runs_at_once):
+                nodes = list(paths_to)[low : low + design.runs_at_once]
+                last, before = (torch.stack([below(node, rungs) for node in nodes]) for rungs in (1, 2))
+                found = _minimise(design.for_runs(nodes), last, last - before, self.max_iterations)
+                solved.update(zip(nodes, found, strict=True))
         return solved
 
     def logits(self, params: Params, image: Tensor, frozen: Frozen, hyper: Hyper) -> Tensor:  # noqa: ARG002
@@ -264,8 +265,11 @@ class _Problem:
         return (self.penalty[:, :1] + self.spread * curvature).reciprocal_()
 
 
-def _minimise(problem: _Problem, fitted: Tensor, max_iterations: int) -> Tensor:
-    """(R, Q + 1, C) the minima from given starts, by L-BFGS; a run that is done leaves the stack."""
+def _minimise(problem: _Problem, fitted: Tensor, onward: Tensor, max_iterations: int) -> Tensor:
+    """(R, Q + 1, C) the minima from given starts, by L-BFGS; a run that is done leaves the stack.
+
+    The first step is along `onward` (R, Q + 1, C) where the loss falls that way.
+    """
     result = fitted.clone()
     runs = torch.arange(len(fitted), device=fitted.device)
     logits = torch.bmm(problem.image, fitted)
@@ -281,11 +285,18 @@ def _minimise(problem: _Problem, fitted: Tensor, max_iterations: int) -> Tensor:
             if not going.any():
                 return result
             runs, problem, fitted = runs[going], problem.keep(going), fitted[going]
-            logits, gradient, inverse = logits[going], gradient[going], inverse[going]
+            logits, gradient, inverse, onward = logits[going], gradient[going], inverse[going], onward[going]
             memory = [pair.keep(going) for pair in memory]
-        direction = _direction(gradient, memory, inverse)
-        line = _Line.of(problem, fitted, direction, gradient, logits)
-        step, error = line.search(line.newton_step() if not memory else torch.ones_like(line.start))
+        if memory:
+            direction = _direction(gradient, memory, inverse)
+            line = _Line.of(problem, fitted, direction, gradient, logits)
+            tried = torch.ones_like(line.start)
+        else:
+            falls = _dot(gradient, onward) < 0
+            direction = torch.where(falls, onward, -inverse * gradient)
+            line = _Line.of(problem, fitted, direction, gradient, logits)
+            tried = torch.where(falls, 1.0, line.newton_step())
+        step, error = line.search(tried)
         moved = step * direction
         fitted = fitted + moved
         logits = logits.addcmul_(step, line.along)

@@ -143,7 +143,7 @@ def _undrawn(places: list[int], drawn: list[int]) -> list[int]:
 
 def _rows(label: NDArray[np.integer[Any]], counts: dict[int, int], places: dict[int, list[int]]) -> NDArray[np.int64]:
     """The rows of each class's images at these places, class after class, a block of labels at a time."""
-    classes = np.sort(np.array(list(counts), dtype=np.int64))
+    classes = np.sort(np.array(list(counts), dtype=label.dtype))
     first = dict(zip(classes.tolist(), np.cumsum([0, *(counts[index] for index in classes.tolist())]), strict=False))
     # Images are numbered as if they lay class by class.
     number = np.array([first[index] + place for index, those in places.items() for place in those], dtype=np.int64)

@@ -139,6 +139,16 @@ def test_memory_of_a_draw_does_not_grow_with_the_images() -> None:
     assert peak(40) < 1.1 * peak(4)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", ">i4", "uint64"])
+def test_labels_of_any_integer_type(dtype: str) -> None:
+    """uint64 holds numbers that float64, NumPy's common type of it and int64, runs together."""
+    label = np.arange(40) % 3
+    large = label.astype(dtype) + np.array(2**63 if dtype == "uint64" else 100, dtype=dtype)
+    assert (
+        draw(large, None, shots=4, shot_seed=1).train.tolist() == draw(label, None, shots=4, shot_seed=1).train.tolist()
+    )
+
+
 def test_digest_is_golden() -> None:
     ours = draw(np.arange(40) % 4, np.arange(20) % 4, shots=4, shot_seed=2)
     assert ours.digest == "08525436b6b09f77e7dc8d479f3acb3e5a79bca2252d824793928b84a6d706d7"

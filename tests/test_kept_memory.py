@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from featcache.kept_memory import _glibc, kept_memory
+from featcache.extraction.batches import BatchEncoder
+from featcache.kept_memory import _glibc, kept_memory, not_kept_here
+from tests.commandline import Run
 
 SIZE = 64 * 2**20
 CPU = torch.device("cpu")
@@ -50,6 +54,47 @@ def test_an_error_inside_gives_it_back_too() -> None:
     with pytest.raises(ValueError, match="inside"):
         fail()
     assert _held() < before + SIZE / 4
+
+
+def test_a_process_begun_inside_can_keep_nothing() -> None:
+    read, write = os.pipe()
+    with kept_memory(CPU):
+        child = os.fork()
+        if child == 0:
+            not_kept_here()
+            os.write(write, str(_kept_of_a_freed_array()).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert int(os.read(read, 100)) < SIZE / 4
+
+
+def test_what_the_user_has_set_up_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    with kept_memory(CPU):
+        assert _kept_of_a_freed_array() < SIZE / 4
+
+
+def test_images_are_encoded_inside(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By extraction and by `predict`."""
+    kept: list[bool] = []
+    encode = BatchEncoder.__call__
+
+    def watched(self: BatchEncoder, views: Any) -> torch.Tensor:
+        kept.append(_kept_of_a_freed_array() > SIZE / 2)
+        return encode(self, views)
+
+    monkeypatch.setattr(BatchEncoder, "__call__", watched)
+    few = ("--shots", "1", "--seeds", "1")
+    assert run("extract", "--dataset", f"folder:{pictures}", "--backbone", "tiny", "--views", "1", *few).code == 0
+    assert kept
+    assert kept[0], "what later batches free may lie in what the first left"
+    assert run("fit", *few, "--epochs", "1", "--alpha-grid", "0.4").code == 0
+    assert run("export", "1", "-o", pictures.parent / "head.safetensors").code == 0
+    kept.clear()
+    assert run("predict", pictures.parent / "head.safetensors", pictures / "test").code == 0
+    assert kept
+    assert kept[0]
+    assert _kept_of_a_freed_array() < SIZE / 4
 
 
 def test_on_another_device_nothing_is_done() -> None:

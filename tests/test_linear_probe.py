@@ -99,6 +99,39 @@ def test_accuracies_equal_scikit_learns() -> None:
             assert accuracies[0] == pytest.approx(accuracies[1], abs=0.003), f"c {c:g}"
 
 
+def test_what_the_default_tolerance_gives_is_near_the_minimum() -> None:
+    tasks = [present(synthetic.task(shots=8, classes=10, dim=48, seed=seed), "mean") for seed in range(6)]
+    rows = [synthetic.task(shots=200, classes=10, dim=48, seed=seed) for seed in range(6)]
+    runs = [(task, c) for task in tasks for c in STRENGTHS]
+
+    def accuracies(**fields: float) -> torch.Tensor:
+        fitted = iter(_fit(runs, **fields))
+        return torch.tensor(
+            [
+                [
+                    (predict(LinearProbe(c=c), next(fitted), new.image[:, 1], task).argmax(dim=1) == new.label)
+                    .double()
+                    .mean()
+                    for c in STRENGTHS
+                ]
+                for task, new in zip(tasks, rows, strict=True)
+            ]
+        )
+
+    gap = (accuracies() - accuracies(tolerance=1e-6)).abs()
+    assert gap.mean() < 0.001
+    assert gap.max() < 0.005
+
+
+def test_a_strength_between_two_rungs_is_reached(task: Task) -> None:
+    """The first step goes on along the path only as far as the loss falls."""
+    whole = replace(task, image=task.image.double())
+    strengths = (101.0, 300.0, 15_000.0)
+    for c, params in zip(strengths, _fit([(whole, c) for c in strengths], tolerance=1e-7), strict=True):
+        weight, _ = reference.fit(task.rows, task.label, task.num_classes, c=c)
+        torch.testing.assert_close(params["weight"], weight, rtol=1e-4, atol=1e-5 * weight.abs().max().item())
+
+
 def test_a_run_fits_the_same_alone_and_among_others(task: Task) -> None:
     shorter = replace(task, image=task.image[:-3], label=task.label[:-3])
     runs = [(one, c) for one in (task, shorter) for c in (*STRENGTHS, 300.0)]

@@ -24,7 +24,7 @@ from featcache.extraction.on_device import TOGETHER, Laid, drawn, laid
 from featcache.extraction.parts import PartContents
 from featcache.extraction.plan import Plan
 from featcache.extraction.shards import Item, Items
-from featcache.kept_memory import kept_memory
+from featcache.kept_memory import kept_memory, not_kept_here
 from featcache.store.writing import check_resolution, to_stored
 from featcache.views import Transform, view
 
@@ -200,7 +200,7 @@ def decode(work: Work, items: Items, order: Iterable[int], machine: Machine) -> 
         collate_fn=list,
         num_workers=min(machine.workers, len(images) // 8),
         prefetch_factor=4,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
     with _interrupts_ignored():
         batches = iter(loader)  # starts the workers
@@ -267,6 +267,7 @@ def _unread(item: Item, error: str) -> Decoded:
     return Decoded(item=item, pixels=_NO_PIXELS, crop=np.zeros((0, 5), np.int32), source=(0, 0), error=error)
 
 
-def _one_thread(worker: int) -> None:  # noqa: ARG001
+def _begin_worker(worker: int) -> None:  # noqa: ARG001
     torch.set_num_threads(1)
+    not_kept_here()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for which torch has just set a handler of its own
