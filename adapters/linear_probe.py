@@ -202,8 +202,10 @@ class _Design:
         )
 
     def params(self, draw: int, fitted: Tensor) -> Params:
-        weight, bias = self.axes[draw] @ fitted[:-1], fitted[-1]
-        return {"weight": weight, "bias": bias - self.mean[draw] @ weight}
+        """On rows as they are. A shift of all biases changes no probability: of those minima, the one of mean 0."""
+        weight = self.axes[draw] @ fitted[:-1]
+        bias = fitted[-1] - self.mean[draw] @ weight
+        return {"weight": weight, "bias": bias - bias.mean()}
 
 
 def _along_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
