@@ -149,7 +149,7 @@ def progress(what: str, unit: str, *, rate: str, per_unit: float = 1.0) -> Itera
             bar.update(task, advance=done, total=total)
             speed = bar.tasks[0].speed
             if speed:
-                bar.update(task, rate=f"{speed * per_unit:,.0f} {rate}/s")
+                bar.update(task, rate=f"{per_second(speed * per_unit)} {rate}/s")
 
         yield advance
 
@@ -195,6 +195,11 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def per_second(value: float) -> str:
+    """How many a second: `1,339`, `4.2`, `0.034`."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
 def size(num_bytes: float) -> str:

@@ -171,6 +171,11 @@ def test_sizes_in_words(value: float, words: str) -> None:
     assert console.size(value) == words
 
 
+@pytest.mark.parametrize(("value", "words"), [(1338.6, "1,339"), (9.97, "10"), (4.21, "4.2"), (0.0342, "0.034")])
+def test_a_slow_pace_is_not_told_as_none(value: float, words: str) -> None:
+    assert console.per_second(value) == words
+
+
 def test_doctor_tells_versions_device_and_space(run: Run, home: Path) -> None:
     told = json.loads(run("doctor", "--json").out)
     assert told["cache"]["folder"] == str(home)

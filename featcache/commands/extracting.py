@@ -81,7 +81,8 @@ def extract_one(source: Source, plan: Plan, options: MachineOptions, engine: Eng
                 console.warn(f"left out of {split}: {reason}")
     done = f"{plan.num_embeddings:,} embeddings, {console.seconds(seconds)}"
     if plan.num_missing:
-        done += f" ({plan.num_images / seconds:,.0f} images/s, {plan.num_missing / seconds:,.0f} embeddings/s)"
+        images, embeddings = (console.per_second(count / seconds) for count in (plan.num_images, plan.num_missing))
+        done += f" ({images} images/s, {embeddings} embeddings/s)"
     console.say(f"{plan.store.stem}: {done}")
 
 
