@@ -72,8 +72,8 @@ IMAGES = {
     "short": {("RN50", 1): 64, ("RN50", 10): 64, ("tiny", 1): 128, ("tiny", 10): 64},
     "least": {("RN50", 1): 2, ("RN50", 10): 2, ("tiny", 1): 4, ("tiny", 10): 3},
 }
-"""How many images: under 64 featcache starts no loading processes. A thousand in one view, for a test split is as large:
-the first batch costs a second more than the others, and 256 images would tell of that."""
+"""How many images: under 64 featcache starts no loading processes. A thousand in one view, for a test split is as
+large: the first batch costs a second more than the others, and 256 images would tell of that."""
 
 
 def main() -> None:

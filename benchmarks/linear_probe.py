@@ -16,10 +16,10 @@ All take turns, `--repeats` times in one process, some eight minutes on 2 cores 
 synthetic embeddings of the same shape. A short run leaves out the tolerances between the ends and scikit-learn's second
 thread, which makes it slower. The target is 3x, in both readings.
 
-Measured on 2 cores of an Intel Xeon, nothing else running, 3 repeats (30 November 2026, results/linear_probe.json):
-every strength 16 times as fast (0.25 s against 3.9 s; 11 times at our default tolerance), chosen strength 6.4 times
-(0.18 s against 1.1 s; there scikit-learn's early stop does no harm, and our default, 0.36 s, is 3.1 times as fast). Two
-threads for scikit-learn: 5.8 s for 1.1 s at 1e-4.
+Measured on 2 cores of an Intel Xeon, nothing else running, 3 repeats of `--cores 1` (30 November 2026,
+results/linear_probe.json): every strength 17 times as fast (0.23 s against 3.9 s; 12 times at our default tolerance),
+chosen strength 6.1 times (0.17 s against 1.1 s; there scikit-learn's early stop does no harm, and our default, 0.32 s,
+is 3.3 times as fast). With two threads scikit-learn took 5.8 s for 1.1 s at 1e-4.
 """
 
 from __future__ import annotations
