@@ -69,9 +69,9 @@ WHY = {
     ),
     "tip_grid": (
         "The sweep is the loop's own work, and reaches the target on every machine tried. Scores add each point's "
-        "cross-entropy, which the published loop does not take: as much time as the whole sweep (30 November 2026), on "
-        "a processor whose products, of which the loop consists, are 2 to 3 times as fast as on that of 26 November, "
-        "where sweep and scores came to 35 times."
+        "cross-entropy, which the published loop does not take: seven to eight tenths of the sweep's own time (30 "
+        "November 2026), on a processor whose products, of which the loop consists, are 2 to 3 times as fast as on "
+        "that of 26 November, where sweep and scores came to 35 times."
     ),
     "linear_probe": (
         "The last reading sets unequal work side by side: scikit-learn's default stops up to 2.4 points from a "

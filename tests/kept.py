@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featcache.kept_memory import kept_memory, not_kept_here
+from featcache.extraction.encode import _begin_worker
+from featcache.kept_memory import kept_memory
 
 SIZE = 64 * 2**20
 CPU = torch.device("cpu")
@@ -47,11 +48,11 @@ def an_error_inside_gives_it_back_too() -> None:
         assert held() < before + SIZE / 4
 
 
-def a_process_begun_inside_can_keep_nothing() -> None:
+def a_decoding_process_keeps_nothing() -> None:
     with kept_memory(CPU):
         child = os.fork()
         if child == 0:
-            not_kept_here()
+            _begin_worker(0)
             os._exit(int(kept_of_a_freed_array() >= SIZE / 4))
         assert os.waitpid(child, 0)[1] == 0
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
     [
         "freed_memory_is_kept_and_then_given_back",
         "an_error_inside_gives_it_back_too",
-        "a_process_begun_inside_can_keep_nothing",
+        "a_decoding_process_keeps_nothing",
         "what_the_user_has_set_up_stays",
         "on_another_device_nothing_is_done",
     ],
