@@ -1,6 +1,6 @@
 """`python cli.py ...` runs featcache from a bare checkout; the installed command is `featcache`."""
 
-from featcache.cli import main
+from featcache.__main__ import command
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -73,9 +73,11 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         # Wherever a path is first looked for: one that is too long for a name, or in a folder not open to the user.
-        if _debug or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
+        # Without a name it is the output's: files of ours that cannot be written have a message of their own.
+        full = error.errno == errno.ENOSPC and error.filename is None
+        if _debug or not (full or error.errno in (errno.ENAMETOOLONG, errno.EACCES)):
             raise
-        failure = f"cannot use the path {str(error.filename)!r}: {error.strerror}"
+        failure = f"cannot {'write' if full else f'use the path {str(error.filename)!r}'}: {error.strerror}"
         console.fail(failure)
         sys.exit(2)
     finally:

@@ -209,3 +209,43 @@ def test_doctor_notices_that_torch_is_compiled_at_every_start(run: Run, monkeypa
     assert "compileall" in remedy
     monkeypatch.setattr("sys.dont_write_bytecode", False)
     assert "PYTHONDONTWRITEBYTECODE" not in run("doctor", "--json").out
+
+
+def ended(*arguments: str, stdout: Any = subprocess.PIPE) -> tuple[int, str, str]:
+    """Exit code and words of a process that has something to do at its end and something to take apart."""
+    asked = ["featcache", *arguments]
+    process = subprocess.run(
+        [sys.executable, "-c", ENDING, *asked], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+    return process.returncode, process.stdout or "", process.stderr
+
+
+ENDING = """
+import atexit, sys
+class Held:
+    def __del__(self): sys.stderr.write("taken apart")
+held = Held()
+atexit.register(sys.stderr.write, "done at the end")
+from featcache.__main__ import command
+sys.argv = sys.argv[1:]
+command()
+"""
+
+
+def test_a_command_ends_without_taking_the_interpreter_apart() -> None:
+    code, out, err = ended("--version")
+    assert (code, err) == (0, "done at the end")
+    assert out.startswith("featcache ")
+    code, out, err = ended("extract", "--dataset", "no-such-set", "--backbone", "tiny")
+    assert (code, out) == (2, "")
+    assert "no-such-set" in err
+    assert err.endswith("done at the end")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+def test_output_that_finds_the_disk_full_is_one_message() -> None:
+    with Path("/dev/full").open("w") as full:
+        code, _, err = ended("datasets", "ls", stdout=full)
+    assert code == 2
+    assert "cannot write: No space left" in err
+    assert "Traceback" not in err
