@@ -22,6 +22,7 @@ from featcache.commands.heads import export_command, predict_command
 from featcache.commands.jsonable import give_json
 from featcache.commands.listing import app as results_app
 from featcache.commands.prompts import app as prompts_app
+from featcache.commands.running import loading, stoppable
 from featcache.errors import ConfigError, FeatcacheError
 
 
@@ -30,8 +31,6 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """What the command gives. Ctrl-C would otherwise end in click's `Aborted!` and exit code 1."""
-        from featcache.commands.running import stoppable
-
         with stoppable("what was finished is kept, and the same command goes on from there"):
             return super().invoke(ctx)
 
@@ -175,9 +174,10 @@ def extract_command(
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
 ) -> None:
     """Encode a data set's images and prompts once, into a store."""
-    from featcache.commands import extracting
-    from featcache.extraction import Request
-    from featcache.extraction.asked import MachineOptions, Source
+    with loading():
+        from featcache.commands import extracting
+        from featcache.extraction import Request
+        from featcache.extraction.asked import MachineOptions, Source
 
     if on_bad_image not in ("fail", "skip"):
         raise ConfigError(f"--on-bad-image {on_bad_image} is not known; use fail or skip")
@@ -302,9 +302,10 @@ def fit_command(
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Fit an adapter at every alpha on every draw at once, choose alpha honestly, then test."""
-    from featcache import fit_options
-    from featcache.commands import fitting
-    from featcache.commands.stores import every_store, stores_named
+    with loading():
+        from featcache import fit_options
+        from featcache.commands import fitting
+        from featcache.commands.stores import every_store, stores_named
 
     use(adapters_dir)
     if every and stores:
@@ -356,7 +357,8 @@ def rerun_command(
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Make a result again from its row alone: bit-equal on the same machine and versions, else within one item."""
-    from featcache.commands import rerunning
+    with loading():
+        from featcache.commands import rerunning
 
     use(adapters_dir)
     rerunning.rerun(result, device=device, as_json=json)
@@ -376,8 +378,9 @@ def run_command(
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done and what is left, and stop.")] = False,
 ) -> None:
     """Carry out a whole plan of extractions and fits; done parts are not done again."""
-    from featcache.commands import plan_file
-    from featcache.extraction.asked import MachineOptions
+    with loading():
+        from featcache.commands import plan_file
+        from featcache.extraction.asked import MachineOptions
 
     use(adapters_dir)
     machine = MachineOptions(device=device, workers=workers, batch_size=batch_size, engine=engine)
@@ -471,7 +474,8 @@ def bench_command(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Time the alpha grid on this machine: all runs stacked, against one alpha after another as peers write it."""
-    from featcache.commands import benching
+    with loading():
+        from featcache.commands import benching
     from featcache.store.places import resolve
 
     benching.bench(resolve(store), shots=shots, repeats=repeats, device=device, as_json=json, products=products)

@@ -38,13 +38,12 @@ def cosine_loss_gradient(image: Tensor, label: Tensor, text: Tensor, logit_scale
     among the C classes, where they cost less than over D. Not differentiable itself.
     """
     rows = image.flatten(0, 1)  # (R b, D)
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(EPS)
-    cosine = (rows @ text.mT).div_(length)  # (R b, C)
-    error = torch.softmax(logit_scale * cosine, dim=1)
-    error.scatter_add_(1, label.reshape(-1, 1), error.new_full((1, 1), -1.0).expand(len(error), 1))
-    error.mul_(logit_scale / image.shape[1] / length)
-    along = torch.linalg.vecdot(error, cosine)[:, None].div_(length)  # (R b, 1)
-    return torch.addcmul(error @ text, rows, along, value=-1).view_as(image)
+    scale = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(EPS).reciprocal_().mul_(logit_scale)
+    logits = (rows @ text.mT).mul_(scale)  # (R b, C)
+    error = torch.softmax(logits, dim=1).scatter_(1, label.reshape(-1, 1), -1.0, reduce="add")
+    error.mul_(scale).div_(image.shape[1])
+    along = torch.linalg.vecdot(error, logits)[:, None].mul_(scale).div_(logit_scale**2)  # (R b, 1)
+    return (error @ text).addcmul_(rows, along, value=-1).view_as(image)
 
 
 def relu_gradient(gradient: Tensor, output: Tensor) -> Tensor:

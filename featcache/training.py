@@ -339,8 +339,8 @@ def _epoch_rows(task: Task, init_seed: int, epoch: int, recipe: Recipe) -> tuple
     if recipe.last_batch == "drop" and num_images > recipe.batch_size:
         order = order[: num_images - num_images % recipe.batch_size]
     view = (first_view[order] + epoch) % num_views
-    order, view = order.to(task.image.device), view.to(task.image.device)
-    return task.image[order, view], task.label[order]
+    rows = (order * num_views + view).to(task.image.device)
+    return task.image.flatten(0, 1).index_select(0, rows), task.label[order.to(task.label.device)]
 
 
 def _generator(init_seed: int, counter: int) -> torch.Generator:

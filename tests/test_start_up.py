@@ -42,6 +42,36 @@ def test_a_fit_imports_torch_alone(run: Run, tmp_path: Path) -> None:
     assert heavy("fit", "toy", "--alpha-grid", "0,0.5", "--shots", "2", "--epochs", "2") == {"torch"}
 
 
+def test_what_a_command_imports_is_not_looked_through_for_garbage() -> None:
+    code = (
+        "import gc; from featcache.commands.running import loading\n"
+        "with loading():\n"
+        "    assert not gc.isenabled()\n"
+        "    import torch\n"
+        "assert gc.isenabled()\n"
+        "frozen = gc.get_freeze_count()\n"
+        "assert frozen > 100_000, frozen\n"
+        "with loading():\n"  # all is there by now
+        "    assert gc.isenabled()\n"
+        "assert gc.get_freeze_count() == frozen\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_imports_leave_a_collector_that_was_off_and_one_after_an_error() -> None:
+    code = (
+        "import gc; from featcache.commands.running import loading\n"
+        "try:\n"
+        "    with loading(): import featcache.no_such_module\n"
+        "except ImportError: assert gc.isenabled() and not gc.get_freeze_count()\n"
+        "else: raise SystemExit('imported')\n"
+        "gc.disable()\n"
+        "with loading(): import torch\n"
+        "assert not gc.isenabled() and not gc.get_freeze_count()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_a_list_of_results_imports_nothing_heavy(run: Run, tmp_path: Path) -> None:
     assert run("import", save(tmp_path / "toy.npz", arrays()), "--name", "toy").code == 0
     assert run("fit", "toy", "--alpha-grid", "0,0.5", "--shots", "2", "--epochs", "2").code == 0

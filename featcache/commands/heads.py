@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from featcache.commands.adapters import Folder, use
+from featcache.commands.running import loading
 
 
 def export_command(
@@ -26,7 +27,8 @@ def export_command(
     adapters_dir: Folder = None,
 ) -> None:
     """Write a result's chosen run as a head: a file that classifies embeddings, and images by `predict`."""
-    from featcache.commands import exporting
+    with loading():
+        from featcache.commands import exporting
 
     use(adapters_dir)
     exporting.export(result, output, seed=seed, init_seed=init_seed, with_tower=with_tower, as_json=json)
@@ -47,7 +49,8 @@ def predict_command(
     adapters_dir: Folder = None,
 ) -> None:
     """Classify images with a head. Exit code 1: some images could not be read; they are named, the rest is done."""
-    from featcache.commands import predicting
+    with loading():
+        from featcache.commands import predicting
 
     use(adapters_dir)
     failed = predicting.predict(
