@@ -3,8 +3,8 @@
 # make test-all  the same with the extras installed
 # make docs   the site in site/, from docs/; any warning fails it
 # make check  ruff, mypy --strict, then the test suite
-# make bench  every claim of speed on this machine, in short form: minutes each, one after another; nothing else should
-#             run beside them. Tables on the screen, figures in benchmarks/results/NAME-short.json
+# make bench  every claim of speed on this machine, in short form, one after another: half an hour on 2 cores; nothing else
+#             should run beside them. Tables on the screen, figures in benchmarks/results/NAME-short.json
 # make bench-full  the same in full, an hour or more on 2 cores: benchmarks/results/NAME.json
 # make torture  the long trials of docs/reliability.md: 100 kills, every fault, every byte damaged, each reader fuzzed for
 #             10 minutes; some hours, in turns of minutes. Run again, it goes on where it was (build/torture)
