@@ -120,7 +120,9 @@ def _opened(path: Path, *, shared: bool) -> sqlite3.Connection:
     if not shared:
         database = sqlite3.connect(path, timeout=60)
         # WAL lets readers and writers work side by side; file systems without it keep SQLite's default.
-        database.execute("PRAGMA journal_mode = WAL")
+        if database.execute("PRAGMA journal_mode").fetchall() != [("wal",)]:
+            with turn(path):  # two that change the mode together are refused at once, however long they would wait
+                database.execute("PRAGMA journal_mode = WAL")
         return database
     if path.exists():
         with closing(sqlite3.connect(path, timeout=60)) as database:  # in WAL mode, perhaps, from a disk of its own
