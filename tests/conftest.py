@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from featcache import registry
 from tests.commandline import Run
 
 # A busy machine makes any example slow now and then; that is no fault of the code.
@@ -28,6 +29,12 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data: {folder} is not there; FEATCACHE_REAL_DATA can name another folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_methods_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of methods that a test names is looked into until its end: `--adapter all` would find them later."""
+    monkeypatch.setattr(registry, "_user_folders", [])
 
 
 @pytest.fixture

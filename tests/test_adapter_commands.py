@@ -14,11 +14,6 @@ from tests.commandline import Run
 QUICK = ("--epochs", "2", "--shots", "2", "--seeds", "1", "--json")
 
 
-@pytest.fixture(autouse=True)
-def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_user_folders", [])
-
-
 @pytest.fixture
 def toy(run: Run, tmp_path: Path) -> str:
     assert run("import", synthetic.save(tmp_path / "toy.npz", synthetic.arrays()), "--name", "toy").code == 0

@@ -207,6 +207,43 @@ def test_a_folder_of_this_machine_is_told_from_a_network_disk(tmp_path: Path, mo
     assert not disks.is_network_disk(tmp_path)
 
 
+_NEW_FILE = """
+import multiprocessing, pathlib, sys
+from featcache.results.schema import connect
+
+def open_it(path, together, told):
+    together.wait()
+    try:
+        with connect(path):
+            told.put("")
+    except Exception as error:
+        told.put(str(error))
+
+crowd = multiprocessing.get_context("fork")
+for number in range(30):
+    together, told = crowd.Barrier(6), crowd.Queue()
+    folder = pathlib.Path(sys.argv[1], str(number))
+    folder.mkdir()
+    mine = folder / "results.sqlite", together, told
+    processes = [crowd.Process(target=open_it, args=mine) for _ in range(6)]
+    for process in processes:
+        process.start()
+    said = [told.get() for _ in processes]
+    for process in processes:
+        process.join()
+    assert not any(said), said
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the crowd is forked")
+def test_a_new_results_file_is_opened_by_a_crowd_at_once(tmp_path: Path) -> None:
+    # SQLite refuses two that change a new file's mode together at once, whatever they would wait.
+    done = subprocess.run(
+        [sys.executable, "-c", _NEW_FILE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # --- claims and turns
 
 
@@ -300,40 +337,3 @@ def test_without_ray_the_message_says_how_to_get_it(run: Run, pictures: Path, mo
     said = run(*command(pictures, "1"), "--engine", "ray")
     assert said.code == 2
     assert "pip install 'featcache[ray]'" in said.err
-
-
-_NEW_FILE = """
-import multiprocessing, pathlib, sys
-from featcache.results.schema import connect
-
-def open_it(path, together, told):
-    together.wait()
-    try:
-        with connect(path):
-            told.put("")
-    except Exception as error:
-        told.put(str(error))
-
-crowd = multiprocessing.get_context("fork")
-for number in range(30):
-    together, told = crowd.Barrier(6), crowd.Queue()
-    folder = pathlib.Path(sys.argv[1], str(number))
-    folder.mkdir()
-    mine = folder / "results.sqlite", together, told
-    processes = [crowd.Process(target=open_it, args=mine) for _ in range(6)]
-    for process in processes:
-        process.start()
-    said = [told.get() for _ in processes]
-    for process in processes:
-        process.join()
-    assert not any(said), said
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the crowd is forked")
-def test_a_new_results_file_is_opened_by_a_crowd_at_once(tmp_path: Path) -> None:
-    # SQLite refuses two that change a new file's mode together at once, whatever they would wait.
-    done = subprocess.run(
-        [sys.executable, "-c", _NEW_FILE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr

@@ -113,11 +113,6 @@ FEW = ("--shots", "2", "--seeds", "1,2", "--json")
 QUICK = ("--epochs", "2", *FEW)
 
 
-@pytest.fixture(autouse=True)
-def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_user_folders", [])
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "mine"
